@@ -1,0 +1,1 @@
+"""What executes a variant: one executor each, behind one contract."""

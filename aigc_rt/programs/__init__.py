@@ -1,0 +1,1 @@
+"""How graphs become samples: one function per algorithm, numpy only."""

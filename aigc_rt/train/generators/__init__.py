@@ -1,0 +1,1 @@
+"""One file per family: its networks, its objectives, its program."""

@@ -1,0 +1,1 @@
+"""Measure generators honestly: peers in their own processes, shuffled blocks, raw samples kept."""

@@ -1,0 +1,1 @@
+"""torch module -> ONNX -> precision variants -> TensorRT engine -> bundle."""
