@@ -1,0 +1,143 @@
+"""The contract between a plan and what executes its variants."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_rt.bundle import Bundle
+from aigc_rt.errors import Closed, InputError
+from aigc_rt.manifest import Format, Graph, TensorSpec, Variant
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Somewhere a backend could execute here; `reason` says why it cannot, None that it can."""
+
+    backend: str
+    device: str  # "cpu", "cuda:0"
+    provider: str | None = None  # ONNX Runtime's execution provider
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.backend} ({self.provider}) on {self.device}" if self.provider else f"{self.backend} on {self.device}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant to open at one place; `threads` is None for a GPU."""
+
+    bundle: Bundle
+    role: str
+    variant: str
+    place: Place
+    threads: int | None
+
+    @property
+    def graph(self) -> Graph:
+        """The manifest's graph."""
+        return self.bundle.manifest.graphs[self.role]
+
+    @property
+    def stored(self) -> Variant:
+        """The manifest's variant."""
+        return self.graph.variants[self.variant]
+
+    def __str__(self) -> str:
+        return f"{self.role}/{self.variant} with {self.place}"
+
+
+class Backend(Protocol):
+    """One inference engine. Construction imports nothing; `places` imports the engine and never raises."""
+
+    name: ClassVar[str]
+    formats: ClassVar[tuple[Format, ...]]
+
+    def places(self) -> list[Place]:
+        """Everywhere this engine could execute, what does not work with the reason in the engine's own words."""
+        ...
+
+    def refuses(self, stored: Variant, place: Place) -> str | None:
+        """Why this variant cannot run at a working place, or None: a look at the manifest, nothing is loaded."""
+        ...
+
+    def open(self, job: Job) -> Executor:
+        """Load the variant; raises PlanError when the engine refuses, or gives another provider than asked."""
+        ...
+
+
+class Executor(ABC):
+    """A loaded variant. `run` checks; a backend writes `_run` and `_close`. Safe to call from several threads."""
+
+    def __init__(self, job: Job) -> None:
+        self.label = str(job)
+        self.graph = job.graph
+        self._inputs = {spec.name: (np.dtype(spec.dtype), spec) for spec in job.graph.inputs}
+        self._closing = threading.Lock()
+        self._closed = False
+
+    def run(self, inputs: Mapping[str, Array]) -> Arrays:
+        """One call of the graph.
+
+        Args:
+            inputs: every input by name, of the manifest's dtype and shape.
+
+        Returns:
+            Every output by name, in arrays the caller owns.
+
+        Raises:
+            InputError: a name, dtype or shape is not the graph's.
+            ExecutionError: the engine failed.
+            Closed: after close().
+        """
+        if self._closed:
+            raise Closed(f"run {self.label}", "it was closed", "Load the bundle again")
+        if inputs.keys() != self._inputs.keys():
+            raise InputError(
+                f"run with inputs {sorted(inputs)}", f"the graph takes {sorted(self._inputs)}", "Give each of them once"
+            )
+        axes: dict[str, int] = {}
+        for name, (dtype, spec) in self._inputs.items():
+            value = inputs[name]
+            if type(value) is not np.ndarray or value.dtype != dtype or len(value.shape) != len(spec.shape):
+                raise _mismatch(spec, value)
+            for want, have in zip(spec.shape, value.shape, strict=True):
+                if want != have and (type(want) is int or axes.setdefault(want, have) != have):
+                    raise _mismatch(spec, value)
+        for axis, length in axes.items():
+            allowed = self.graph.axes[axis]
+            if not allowed.min <= length <= allowed.max:
+                raise InputError(
+                    f"run with {axis} {length}",
+                    f"the bundle was exported for {axis} {allowed.min} to {allowed.max}",
+                    "Split the call, or export with a wider range",
+                )
+        return self._run(inputs)
+
+    def close(self) -> None:
+        """Release the engine's memory; later calls of `run` raise Closed."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._close()
+
+    @abstractmethod
+    def _run(self, inputs: Mapping[str, Array]) -> Arrays: ...
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+
+def _mismatch(spec: TensorSpec, value: object) -> InputError:
+    got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    shape = ", ".join(map(str, spec.shape))
+    return InputError(f"input {spec.name!r}", f"the graph takes {spec.dtype} ({shape}), got {got}", "Convert it first")
