@@ -190,8 +190,8 @@ class Evidence:
 
     `claim` is what was measured: "parity" (error against PyTorch), "precision" (what an engine really computes in),
     "quality" (a judge's word on samples). `level` is how: "typed" (TensorRT's parsed, strongly typed network),
-    "inspected" (the engine inspector), "device" (run on the device that `details` names). `passed` is the gate's answer,
-    null where the claim has no gate.
+    "inspected" (the engine inspector), "device" (run on the device that `details` names). `passed` is the answer of the
+    claim's gate, null where it has none.
     """
 
     claim: str
@@ -224,7 +224,7 @@ class Manifest:
         return [e for e in self.evidence if (e.claim, e.graph, e.variant) == (claim, graph, variant)]
 
     def gate(self, graph: str, variant: str) -> bool | None:
-        """False if a claim on the variant failed its gate, True if one passed and none failed, None without any gate."""
+        """False if a claim on the variant failed its gate, True if one passed and none failed, None without gates."""
         answers = [e.passed for e in self.evidence if (e.graph, e.variant) == (graph, variant)]
         if False in answers:
             return False
@@ -482,4 +482,5 @@ def _validate_feedforward(program: Feedforward, graph: Graph, must: Callable[[bo
         program.media.kind != "audio" or (len(shape) == 3 and program.media.layout in ("NCT", "NTC")),
         "no audio layout",
     )
+    must(program.media.kind != "audio" or (program.media.sample_rate_hz or 0) > 0, "the audio has no sample rate")
     must(program.media.kind == "array" or program.media.low < program.media.high, "the output's range is empty")

@@ -30,7 +30,7 @@ class _State(threading.local):
         self.bits = np.random.Philox(0)
         self.key = np.zeros(2, np.uint64)
         self.counter = np.zeros(4, np.uint64)
-        self.state: dict[str, Any] = {
+        self.state: Any = {
             "bit_generator": "Philox",
             "state": {"counter": self.counter, "key": self.key},
             "buffer": np.zeros(4, np.uint64),

@@ -29,7 +29,11 @@ class Place:
     reason: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.backend} ({self.provider}) on {self.device}" if self.provider else f"{self.backend} on {self.device}"
+        return (
+            f"{self.backend} ({self.provider}) on {self.device}"
+            if self.provider
+            else f"{self.backend} on {self.device}"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Executor(ABC):
             if type(value) is not np.ndarray or value.dtype != dtype or len(value.shape) != len(spec.shape):
                 raise _mismatch(spec, value)
             for want, have in zip(spec.shape, value.shape, strict=True):
-                if want != have and (type(want) is int or axes.setdefault(want, have) != have):
+                if have != (axes.setdefault(want, have) if isinstance(want, str) else want):
                     raise _mismatch(spec, value)
         for axis, length in axes.items():
             allowed = self.graph.axes[axis]

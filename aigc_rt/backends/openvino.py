@@ -1,0 +1,86 @@
+"""OpenVINO on the CPU, always with an explicit precision: left alone it picks bfloat16 on CPUs that have it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import threading
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from aigc_rt.backends.base import Array, Arrays, Executor, Job, Place
+from aigc_rt.errors import ExecutionError, PlanError
+from aigc_rt.manifest import Format, Variant
+
+_INSTALL = "openvino is not installed: pip install 'aigc-rt[openvino]'"
+_HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "int4": "f32"}
+
+
+class OpenVino:
+    """`openvino`, its CPU plugin."""
+
+    name: ClassVar[str] = "openvino"
+    formats: ClassVar[tuple[Format, ...]] = ("onnx",)
+
+    def places(self) -> list[Place]:
+        """The CPU, or the reason why not; the package is only looked for, importing it takes a third of a second."""
+        missing = importlib.util.find_spec("openvino") is None
+        return [Place(self.name, "cpu", reason=_INSTALL if missing else None)]
+
+    def refuses(self, stored: Variant, place: Place) -> str | None:
+        """Never: what this CPU's plugin lacks is found in `open`."""
+        return None
+
+    def open(self, job: Job) -> Executor:
+        """A compiled model with the variant's precision as hint; PlanError when OpenVINO refuses."""
+        return OpenVinoExecutor(job)
+
+
+class OpenVinoExecutor(Executor):
+    """One compiled model; an infer request for each calling thread, because a request runs one call at a time."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        stored = job.stored
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINT[stored.precision]}
+        if job.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = str(job.threads)
+        core = _core()
+        offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if (wanted := {"fp16": "FP16", "bf16": "BF16"}.get(stored.precision)) and wanted not in offered:
+            found = f"OpenVINO offers {', '.join(offered)} on this CPU and would run another precision instead"
+            raise PlanError(f"open {job}", found, "Ask for fp32, or for the backend onnxruntime")
+        try:
+            if stored.data:
+                for name in stored.data:
+                    job.bundle.file(name)
+                model = core.read_model(str(job.bundle.file(stored.file)))
+            else:
+                model = core.read_model(job.bundle.read(stored.file))
+            self._model = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise PlanError(f"open {job}", str(error).strip(), "See OpenVINO's message") from error
+        self._outputs = [spec.name for spec in job.graph.outputs]
+        self._local = threading.local()
+
+    def _run(self, inputs: Mapping[str, Array]) -> Arrays:
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._model.create_infer_request()
+        try:
+            values = request.infer(inputs, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise ExecutionError(f"run {self.label}", str(error).strip(), "See OpenVINO's message") from error
+        return {name: np.array(values[name]) for name in self._outputs}  # the next call reuses OpenVINO's memory
+
+    def _close(self) -> None:
+        del self._model, self._local
+
+
+def _core() -> Any:
+    try:
+        return importlib.import_module("openvino").Core()
+    except Exception as error:  # a broken native library raises anything; the plan quotes it
+        raise PlanError("use openvino", f"it cannot be imported ({error})", _INSTALL) from error

@@ -1,0 +1,118 @@
+"""ONNX Runtime, with one execution provider a session: CPU or CUDA."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from aigc_rt.backends.base import Array, Arrays, Executor, Job, Place
+from aigc_rt.backends.driver import cuda_devices
+from aigc_rt.errors import BackendUnavailable, ExecutionError, PlanError
+from aigc_rt.manifest import Format, Variant
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+
+class OnnxRuntime:
+    """`onnxruntime` or `onnxruntime-gpu`: two packages, one import name."""
+
+    name: ClassVar[str] = "onnxruntime"
+    formats: ClassVar[tuple[Format, ...]] = ("onnx",)
+
+    def places(self) -> list[Place]:
+        """The CPU, and each CUDA device or the reason there is none."""
+        try:
+            ort = importlib.import_module("onnxruntime")
+            providers = ort.get_available_providers()
+        except Exception as error:  # a broken native library raises anything; the plan quotes it
+            reason = f"onnxruntime cannot be imported ({error}): pip install 'aigc-rt[cpu]', or 'aigc-rt[gpu]' for CUDA"
+            return [Place(self.name, "cpu", CPU, reason), Place(self.name, "cuda:0", CUDA, reason)]
+        cpu = Place(self.name, "cpu", CPU)
+        if CUDA not in providers:
+            reason = (
+                f"onnxruntime {ort.__version__} has no CUDA provider: pip uninstall onnxruntime, "
+                "then pip install 'aigc-rt[gpu]'"
+            )
+            return [cpu, Place(self.name, "cuda:0", CUDA, reason)]
+        devices, none = cuda_devices()
+        missing = none or _missing_library(Path(str(ort.__file__)).parent / "capi")
+        if missing:
+            return [cpu, Place(self.name, "cuda:0", CUDA, missing)]
+        return [cpu, *(Place(self.name, f"cuda:{i}", CUDA) for i in range(devices))]
+
+    def refuses(self, stored: Variant, place: Place) -> str | None:
+        """The CPU provider has no bfloat16 kernels for most operators."""
+        if stored.precision == "bf16" and place.provider == CPU:
+            return "ONNX Runtime's CPU provider does not run bfloat16 graphs"
+        return None
+
+    def open(self, job: Job) -> Executor:
+        """A session with the provider asked for, and no other; PlanError when it refuses or gives another."""
+        return OrtExecutor(job)
+
+
+class OrtExecutor(Executor):
+    """One InferenceSession. `InferenceSession.run` may be called from several threads, and its outputs are fresh."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._session = _session(job)
+        self._outputs = [spec.name for spec in job.graph.outputs]
+
+    def _run(self, inputs: Mapping[str, Array]) -> Arrays:
+        try:
+            values = self._session.run(self._outputs, inputs)
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ExecutionError(f"run {self.label}", str(error), "See ONNX Runtime's message") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    def _close(self) -> None:
+        del self._session
+
+
+def _session(job: Job) -> Any:
+    ort = importlib.import_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # this session's own words; the process-wide logger is the application's
+    options.inter_op_num_threads = 1
+    if job.threads is not None:
+        options.intra_op_num_threads = job.threads
+    provider = job.place.provider
+    settings: dict[str, str] = {}
+    if provider == CUDA:
+        # TF32 would make the same seed differ from the CPU by 1e-3.
+        settings = {"device_id": job.place.device.removeprefix("cuda:"), "use_tf32": "0"}
+    stored = job.stored
+    if stored.data:  # external weights: onnxruntime finds them beside the file, which it maps into memory
+        for name in stored.data:
+            job.bundle.file(name)
+        model: bytes | str = str(job.bundle.file(stored.file))
+    else:
+        model = job.bundle.read(stored.file)
+    try:
+        session = ort.InferenceSession(model, options, providers=[(provider, settings)])
+        session.disable_fallback()
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise PlanError(f"open {job}", str(error), "See ONNX Runtime's message") from error
+    if (got := session.get_providers()[0]) != provider:
+        raise BackendUnavailable(
+            f"open {job}", f"ONNX Runtime took {got} instead", "Run `aigc-rt plan` for the reasons"
+        )
+    return session
+
+
+def _missing_library(folder: Path) -> str | None:
+    """The dynamic loader's words on the CUDA provider's libraries; onnxruntime itself says them on stderr only."""
+    for name in ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
+        library = folder / name
+        if library.exists():
+            try:
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                if "undefined symbol" not in str(error):  # found and linked: the symbols come from onnxruntime
+                    return f"the CUDA provider cannot load: {error}"
+    return None
