@@ -338,25 +338,14 @@ def _from_json(kind: Any, value: Json, where: str) -> Any:
         return tuple(_from_json(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is Literal and isinstance(value, str) and value in args:
         return value
-    if origin in (types.UnionType, typing.Union):
-        for option in args:
-            if isinstance(value, bool) == (option is bool) and isinstance(value, _scalar(option)):
-                return _from_json(option, value, where)
-        if isinstance(value, dict):
-            return _from_json(next(o for o in args if dataclasses.is_dataclass(o)), value, where)
-    if kind is float and isinstance(value, float):
-        return value
-    if kind in (int, str, bool) and type(value) is kind:
+    if origin is types.UnionType:
+        if value is None and type(None) in args:
+            return None
+        options = [option for option in args if option is not type(None)]
+        return _from_json(next((o for o in options if type(value) is o), options[0]), value, where)
+    if kind in (int, float, str, bool) and type(value) is kind:
         return value
     raise ManifestError(f"read {where}", f"{_show(value)} is not {_describe(kind)}", _AGAIN)
-
-
-def _scalar(kind: Any) -> type:
-    return kind if kind in (int, float, str, bool, type(None)) else _Never
-
-
-class _Never:
-    pass
 
 
 def _object_from_json(kind: Any, value: Json, where: str) -> Any:

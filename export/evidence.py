@@ -1,0 +1,161 @@
+"""What is measured when a bundle is made: every ONNX variant against PyTorch, through the runtime that users run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aigc_rt import noise, verify
+from aigc_rt.errors import GateFailed
+from aigc_rt.generator import Generator, load
+from aigc_rt.manifest import Evidence, Feedforward, Json, Manifest
+
+Array = NDArray[Any]
+Judge = Callable[[NDArray[np.uint8]], Mapping[str, Json]]
+"""Images uint8 (N, H, W, C) -> what a judge says of them."""
+
+PARITY_SAMPLES = 256
+PARITY_SEED = 0
+JUDGED_SAMPLES = 1000
+JUDGED_SEED = 1
+_REFERENCE = f"torch {torch.__version__} float32 on cpu"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """PyTorch's fp32 answer, the inputs it was given, and how a generator makes the same."""
+
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+
+
+def reference(module: torch.nn.Module, manifest: Manifest, examples: Mapping[str, torch.Tensor]) -> Reference:
+    """Run the module on the program's own noise (feedforward, 256 samples) or on the examples (tensor)."""
+    program = manifest.program
+    if isinstance(program, Feedforward):
+        inputs: dict[str, Array] = {
+            name: noise.DISTRIBUTIONS[n.distribution](PARITY_SEED, n.stream, 0, PARITY_SAMPLES, n.shape)
+            for name, n in program.noise.items()
+        }
+        for condition in program.conditions.values():
+            inputs[condition.input] = _sweep(condition.low, condition.high, np.dtype(condition.dtype))
+    else:
+        inputs = {name: value.detach().cpu().numpy() for name, value in examples.items()}
+    return Reference(inputs, _forward(module, manifest, inputs))
+
+
+def answer(module: torch.nn.Module, manifest: Manifest) -> Evidence:
+    """PyTorch's answer to the probe, for `aigc-rt verify` to compare with wherever the bundle lands."""
+    outputs = _forward(module, manifest, verify.probe(manifest))
+    details = {"seed": verify.SEED, "reference": _REFERENCE, "outputs": verify.sketch(outputs)}
+    return Evidence("answer", "device", details, manifest.program.graph)
+
+
+def _forward(module: torch.nn.Module, manifest: Manifest, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    with torch.no_grad():
+        leaves = tensors(module(**{name: torch.from_numpy(value) for name, value in inputs.items()}))
+    return {spec.name: leaf.numpy() for spec, leaf in zip(manifest.main_graph.outputs, leaves, strict=True)}
+
+
+def tensors(answer: Any) -> list[torch.Tensor]:
+    """The tensors of a module's answer, nested or not, in PyTorch's own order."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
+
+
+def _sweep(low: float, high: float, dtype: np.dtype[Any]) -> Array:
+    """Values that cover a condition's range evenly, PARITY_SAMPLES of them."""
+    if np.issubdtype(dtype, np.floating):
+        return np.linspace(low, high, PARITY_SAMPLES, dtype=dtype)
+    return (low + np.arange(PARITY_SAMPLES) % (int(high - low) + 1)).astype(dtype)
+
+
+def parity(folder: Path, manifest: Manifest, variant: str, truth: Reference) -> Evidence:
+    """The error of one ONNX variant on this CPU against PyTorch fp32, and its gate's answer."""
+    role = manifest.program.graph
+    precision = manifest.main_graph.variants[variant].precision
+    with load(folder, device="cpu", backend="onnxruntime", precision=precision) as generator:
+        outputs = _outputs(generator, truth)
+        chosen = generator.plan.chosen[0]
+    errors = {name: _error(truth.outputs[name], value) for name, value in outputs.items()}
+    tolerance = verify.TOLERANCE[precision]
+    passed = all(e["finite"] and e["max_abs_relative"] <= tolerance for e in errors.values())
+    details: dict[str, Json] = {
+        "backend": chosen.backend,
+        "provider": chosen.provider,
+        "device": f"cpu ({platform.machine()})",
+        "reference": _REFERENCE,
+        "samples": len(next(iter(truth.inputs.values()))),
+        "seed": PARITY_SEED,
+        "tolerance": tolerance,
+        "outputs": errors,
+    }
+    return Evidence("parity", "device", details, role, variant, passed)
+
+
+def _outputs(generator: Generator, truth: Reference) -> dict[str, Array]:
+    """The generator's answer to the reference's inputs, in calls no larger than its axes allow."""
+    program = generator.bundle.manifest.program
+    if not isinstance(program, Feedforward):
+        return generator.run(truth.inputs)
+    graph = generator.bundle.manifest.main_graph
+    most = graph.axes[str(graph.inputs[0].shape[0])].max
+    parts = [
+        generator.run({name: value[first : first + most] for name, value in truth.inputs.items()})
+        for first in range(0, PARITY_SAMPLES, most)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _error(truth: Array, value: Array) -> dict[str, Json]:
+    """Error measures of one output; the range is the reference's largest minus its smallest value."""
+    wide = truth.astype(np.float64)
+    span = float(np.ptp(wide)) or 1.0
+    difference = np.abs(value.astype(np.float64) - wide)
+    finite = bool(np.isfinite(value).all())
+    if not finite:
+        return {"finite": False, "bad_values": int(np.size(value) - np.isfinite(value).sum()), "range": span}
+    rmse = float(np.sqrt(np.mean(difference**2)))
+    return {
+        "finite": True,
+        "max_abs": float(difference.max()),
+        "max_abs_relative": float(difference.max()) / span,
+        "rmse": rmse,
+        "psnr_db": float(20 * np.log10(span / rmse)) if rmse else None,
+        "range": span,
+        "smallest": float(value.min()),
+        "largest": float(value.max()),
+    }
+
+
+def require(evidence: Evidence) -> None:
+    """Raise GateFailed when a parity claim failed its gate."""
+    if evidence.passed is not False:
+        return
+    details = evidence.details
+    worst = []
+    for name, error in details["outputs"].items():
+        if not error["finite"]:
+            worst.append(f"{name} has {error['bad_values']} values that are NaN or infinite")
+        else:
+            worst.append(f"{name} is off by {error['max_abs_relative']:.2g} of its range")
+    raise GateFailed(
+        f"export {evidence.graph}/{evidence.variant}",
+        f"{'; '.join(worst)}, allowed is {details['tolerance']:g}",
+        "Leave this precision out, or train the module with smaller activations",
+    )
+
+
+def quality(folder: Path, manifest: Manifest, variant: str, judge: Judge) -> Evidence:
+    """A judge's word on 1,000 samples of one ONNX variant, made by the runtime on this CPU."""
+    precision = manifest.main_graph.variants[variant].precision
+    with load(folder, device="cpu", backend="onnxruntime", precision=precision) as generator:
+        images = generator.generate(JUDGED_SAMPLES, seed=JUDGED_SEED).array
+    details = {"backend": "onnxruntime", "device": "cpu", "seed": JUDGED_SEED, **judge(images)}
+    return Evidence("quality", "device", details, manifest.program.graph, variant)
