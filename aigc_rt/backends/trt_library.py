@@ -134,7 +134,7 @@ def load(name: str) -> Library:
     try:
         module = importlib.import_module(chosen.module)
         return Library(chosen, module)
-    except (ImportError, OSError, AttributeError) as error:
+    except Exception as error:  # a broken native library raises anything; whoever asks is told
         raise MissingDependency(
             f"use {name}",
             f"its library cannot be imported: {error}",
