@@ -112,7 +112,7 @@ def build(
         seconds = time.perf_counter() - began
         warnings = library.log.since(mark, ("WARNING", "ERROR", "INTERNAL_ERROR"))
         log = library.log.since(mark, ("INFO", "WARNING", "ERROR", "INTERNAL_ERROR")) if options.log_lines else warnings
-    size = engine_proof.Bytes(len(data), weights, options.parameters or typed.parameters)
+    size = engine_proof.Bytes(len(data), weights, options.parameters or typed.parameters, len(profiles))
     engine_proof.judge(typed, size, precision, options.least_share, name)
     evidence = engine_proof.evidence(typed, size, precision) | {
         "least_share": options.least_share,

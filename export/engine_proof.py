@@ -5,7 +5,8 @@ those it will compute in. Two things could still deceive. A graph can be typed f
 and casts: so only layers that do the arithmetic are judged, by number and by the weights they hold. And weights can be
 stored otherwise than they are used: so the builder's own weight memory is held against the number of parameters
 (2 bytes each in half precision, 4 in single; constants are folded, so a cast of the weights does not hide there).
-A tiny network pads its weights and says little by its bytes; then only the types judge, and the evidence says so.
+Where bytes say little only the types judge, and the evidence says so: a tiny network pads its weights, and an engine
+of several profiles may hold them once for the fixed shapes and once for the dynamic ones (seen in TensorRT for RTX 1.7).
 """
 
 from __future__ import annotations
@@ -157,6 +158,7 @@ class Bytes:
     engine: int
     weights: int | None
     parameters: int
+    profiles: int
 
     @property
     def per_parameter(self) -> float | None:
@@ -165,9 +167,9 @@ class Bytes:
 
     @property
     def judged_by(self) -> str | None:
-        """What is large enough to judge by: "weights", "engine", or None."""
+        """What can judge: "weights", "engine", or None where it is too small or there are several profiles."""
         by = "engine" if self.weights is None else "weights"
-        return by if self.parameters >= JUDGED_FROM[by] else None
+        return by if self.parameters >= JUDGED_FROM[by] and self.profiles <= 1 else None
 
     @property
     def judged(self) -> float | None:
