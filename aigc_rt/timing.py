@@ -1,0 +1,108 @@
+"""The measuring loop and its statistics, shared by `aigc-rt tune` and `aigc-rt bench`. Times are nanoseconds.
+
+A block is a run of calls without a pause. Calls of one block share whatever the machine was doing at that moment, so
+intervals are taken over blocks, never over calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Clock = Callable[[], int]
+"""Nanoseconds since some fixed moment, never going back: `time.perf_counter_ns`, or a fake one in a test."""
+
+
+def measure_block(
+    call: Callable[[], object],
+    seconds: float,
+    *,
+    minimum_calls: int = 1,
+    clock: Clock = time.perf_counter_ns,
+) -> NDArray[np.int64]:
+    """Call again and again until both limits are reached, and time every call.
+
+    Args:
+        call: what is measured; what it returns is dropped inside the measured time.
+        seconds: how long the block is at least; its last call may go over.
+        minimum_calls: how many calls the block has at least, 1 or more.
+        clock: where the time comes from.
+
+    Returns:
+        (calls,) nanoseconds, in the order of the calls.
+    """
+    assert minimum_calls >= 1
+    taken: list[int] = []
+    stop = clock() + round(seconds * 1e9)
+    while True:
+        begin = clock()
+        call()
+        end = clock()
+        taken.append(end - begin)
+        if end >= stop and len(taken) >= minimum_calls:
+            return np.array(taken, np.int64)
+
+
+def percentiles(samples: ArrayLike, wanted: Sequence[float] = (50, 90, 99)) -> tuple[float, ...]:
+    """Percentiles 0 to 100 with linear interpolation between neighbours (type 7 of Hyndman and Fan, 1996)."""
+    return tuple(float(p) for p in np.percentile(np.asarray(samples), wanted))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median and the interval that holds it with the stated confidence; None where one block says nothing."""
+
+    median: float
+    low: float | None
+    high: float | None
+
+    def excludes(self, value: float) -> bool:
+        """Whether the interval exists and leaves `value` out."""
+        return self.low is not None and self.high is not None and not self.low <= value <= self.high
+
+
+def bootstrap_median(
+    values: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """The median with a percentile bootstrap interval (Efron and Tibshirani, 1993, chapter 13).
+
+    Args:
+        values: one number a block, at least one; blocks are drawn with replacement.
+        confidence: of the interval, between 0 and 1.
+        resamples: how many times the blocks are drawn.
+        seed: of the draws, so that the same blocks always give the same interval.
+    """
+    blocks = np.asarray(values, np.float64)
+    assert blocks.ndim == 1
+    assert len(blocks)
+    median = float(np.median(blocks))
+    if len(blocks) == 1:
+        return Interval(median, None, None)
+    drawn = np.random.default_rng(seed).integers(len(blocks), size=(resamples, len(blocks)))
+    tail = 50 * (1 - confidence)
+    low, high = percentiles(np.median(blocks[drawn], axis=1), (tail, 100 - tail))
+    return Interval(median, low, high)
+
+
+def block_medians(blocks: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """The median call of each block, (blocks,) nanoseconds."""
+    return np.array([np.median(np.asarray(block)) for block in blocks], np.float64)
+
+
+def block_ratios(numerator: Sequence[ArrayLike], denominator: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """Median call of a block over that of the other's block of the same round, (blocks,).
+
+    Dividing within a round cancels what drifts slower than a round: heat, clock frequency, a neighbour's load.
+    """
+    assert len(numerator) == len(denominator)
+    return block_medians(numerator) / block_medians(denominator)
+
+
+def spread(blocks: Sequence[ArrayLike]) -> float:
+    """How far the block medians lie apart: (largest - smallest) / median, 0 for a single block."""
+    medians = block_medians(blocks)
+    return float((medians.max() - medians.min()) / np.median(medians))
