@@ -6,7 +6,7 @@ and casts: so only layers that do the arithmetic are judged, by number and by th
 stored otherwise than they are used: so the builder's own weight memory is held against the number of parameters
 (2 bytes each in half precision, 4 in single; constants are folded, so a cast of the weights does not hide there).
 Where bytes say little only the types judge, and the evidence says so: a tiny network pads its weights, and an engine
-of several profiles may hold them once for the fixed shapes and once for the dynamic ones (seen in TensorRT for RTX 1.7).
+of several profiles may hold them once for the fixed shapes and once for the dynamic ones (TensorRT for RTX 1.7 does).
 """
 
 from __future__ import annotations

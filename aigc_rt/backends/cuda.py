@@ -84,9 +84,10 @@ class CudaCore:
         self.use()
         self._pinned = self._core.LegacyPinnedMemoryResource()
         # A pool of our own: the driver's default one keeps freed memory for the life of the process.
+        self._owns_pool = bool(self._device.properties.memory_pools_supported)
         self._pool = (
             self._core.DeviceMemoryResource(self._device, self._core.DeviceMemoryResourceOptions())
-            if self._device.properties.memory_pools_supported
+            if self._owns_pool
             else self._device.memory_resource
         )
 
@@ -131,5 +132,5 @@ class CudaCore:
 
     def close(self) -> None:
         """Close the pool, if it is ours."""
-        if hasattr(self._pool, "close"):
+        if self._owns_pool:
             self._pool.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from onnx import NodeProto, TensorProto, checker, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, checker, helper
 
 from aigc_rt.manifest import Profile
 
@@ -16,7 +16,7 @@ Shape = list[int | str]
 def model(
     nodes: list[NodeProto], inputs: dict[str, Shape], outputs: dict[str, Shape], weights: list[TensorProto]
 ) -> bytes:
-    def values(specs: dict[str, Shape]) -> list[object]:
+    def values(specs: dict[str, Shape]) -> list[ValueInfoProto]:
         return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in specs.items()]
 
     graph = helper.make_graph(nodes, "graph", values(inputs), values(outputs), weights)
