@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from aigc_rt.train.task import Batch, Loss, Recipe
 
 FEATURES = 128
-SHIFT = 2
-"""Training images are moved by up to this many pixels each way."""
-STEPS = 450
+SHIFT = 1 / 14
+"""Training images are moved by up to this share of their side each way: 2 pixels of 28, none of 8."""
+STEPS = 320
 BATCH = 128
 
 
@@ -57,8 +57,9 @@ class Judging:
     def losses(self, batch: Batch) -> Iterator[Loss]:
         """Cross-entropy on shifted images."""
         assert batch.labels is not None
-        moves = batch.uniform((2,)).mul_(2 * SHIFT + 1).long()  # (B, 2), 0 to 2 SHIFT
-        yield Loss("judge", F.cross_entropy(self.judge(shifted(batch.images, moves)), batch.labels))
+        reach = int(min(batch.images.shape[2:]) * SHIFT)
+        moves = batch.uniform((2,)).mul_(2 * reach + 1).long()  # (B, 2), 0 to 2 * reach
+        yield Loss("judge", F.cross_entropy(self.judge(shifted(batch.images, moves, reach)), batch.labels))
 
 
 def recipe(images: int) -> Recipe:
@@ -69,11 +70,11 @@ def recipe(images: int) -> Recipe:
     )
 
 
-def shifted(images: Tensor, moves: Tensor) -> Tensor:
-    """Each image, (B, C, H, W), moved by its (B, 2) `moves` minus SHIFT, down and right; edges are repeated."""
+def shifted(images: Tensor, moves: Tensor, reach: int) -> Tensor:
+    """Each image, (B, C, H, W), moved by its (B, 2) `moves` minus `reach`, down and right; edges are repeated."""
     count, channels, height, width = images.shape
-    padded = F.pad(images, (SHIFT,) * 4, mode="replicate")
-    rows = torch.arange(height) + (2 * SHIFT - moves[:, :1])  # (B, H)
-    columns = torch.arange(width) + (2 * SHIFT - moves[:, 1:])  # (B, W)
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    rows = torch.arange(height) + (2 * reach - moves[:, :1])  # (B, H)
+    columns = torch.arange(width) + (2 * reach - moves[:, 1:])  # (B, W)
     which, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
     return padded[which, channel, rows[:, None, :, None], columns[:, None, None, :]]

@@ -101,7 +101,7 @@ class Gan:
 
     averaged = ("generator",)
     objectives: ClassVar[dict[str, Recipe]] = {
-        "r3gan": Recipe(epochs=100, batch=64, lr=5e-4, betas=(0.5, 0.99)),
+        "r3gan": Recipe(epochs=115, batch=64, lr=1e-3, betas=(0.5, 0.99)),
         "bce": Recipe(epochs=100, batch=128, lr=2e-4, betas=(0.5, 0.999)),
     }
 

@@ -1,0 +1,206 @@
+"""The loop: seeds, resuming bit for bit, interrupts, schedules."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aigc_rt.errors import RunError
+from aigc_rt.train import data
+from aigc_rt.train.generators.gan import Gan
+from aigc_rt.train.loop import Trainer, Watcher, fit, scale
+from aigc_rt.train.task import Batch, Loss, Recipe
+
+RECIPE = Recipe(epochs=2, batch=32, lr=1e-3, betas=(0.5, 0.9))
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Dataset:
+    return data.load("digits")
+
+
+def trainer(digits: data.Dataset, seed: int = 0, objective: str = "r3gan") -> Trainer:
+    torch.manual_seed(seed)
+    return Trainer(Gan.create(digits.shape, objective, {"widths": [16, 16]}), digits, RECIPE, seed)
+
+
+def same(one: Trainer, two: Trainer) -> bool:
+    a, b = one.tensors(), two.tensors()
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Recorder(Watcher):
+    def __init__(self) -> None:
+        self.losses: list[Mapping[str, float]] = []
+        self.calls: list[str] = []
+
+    def after(self, trainer: Trainer, losses: Mapping[str, float]) -> None:
+        self.losses.append(losses)
+
+    def end(self, trainer: Trainer) -> None:
+        self.calls.append(f"end {trainer.step}")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.mark.parametrize("objective", ["r3gan", "bce"])
+def test_a_seed_reproduces_a_run(objective: str, digits: data.Dataset) -> None:
+    one, two, other = (trainer(digits, seed, objective) for seed in (4, 4, 5))
+    records = [Recorder(), Recorder(), Recorder()]
+    for run, record in zip((one, two, other), records, strict=True):
+        torch.manual_seed(np.random.default_rng().integers(1 << 30))  # nothing outside may matter
+        fit(run, 12, [record])
+    assert same(one, two)
+    assert records[0].losses == records[1].losses
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize("cut", [1, 7])
+def test_resuming_is_exact(cut: int, digits: data.Dataset) -> None:
+    whole = trainer(digits)
+    fit(whole, 12)
+    first = trainer(digits)
+    fit(first, cut)
+    kept = {name: value.clone() for name, value in first.tensors().items()}
+    second = trainer(digits, seed=0)
+    second.advance()  # whatever was there before is replaced
+    second.restore(cut, kept)
+    fit(second, 12)
+    assert same(whole, second)
+    assert second.step == 12
+
+
+def test_restoring_another_network_is_refused(digits: data.Dataset) -> None:
+    wider = Trainer(Gan.create(digits.shape, "r3gan", {"widths": [16, 17]}), digits, RECIPE, 0)
+    with pytest.raises(RunError, match="its networks are others"):
+        trainer(digits).restore(1, wider.tensors())
+
+
+def test_every_epoch_sees_every_training_image_once(digits: data.Dataset) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Spy:
+        networks = {"n": nn.Linear(1, 1)}
+        averaged = ()
+
+        def losses(self, batch: Batch) -> Iterator[Loss]:
+            seen.append(batch.images)
+            yield Loss("n", self.networks["n"](torch.ones(1)).sum())
+
+    run = Trainer(Spy(), digits, dataclasses.replace(RECIPE, batch=77), 0)
+    assert run.steps == 42  # 2 * 1617 / 77
+    fit(run, run.steps)
+    pixels = torch.cat(seen).flatten(1)
+    ours = torch.from_numpy(digits.images[digits.train]).flatten(1).float() / 127.5 - 1
+    for epoch in pixels.split(1617):
+        order, expected = (x[np.lexsort(x.numpy().T)] for x in (epoch, ours))
+        assert torch.equal(order, expected)
+    assert not torch.equal(pixels[:1617], pixels[1617:])
+
+
+def test_noise_does_not_depend_on_the_batch() -> None:
+    big = Batch(torch.zeros(8, 1, 2, 2), None, seed=1, first=0).normal((5,))
+    small = Batch(torch.zeros(3, 1, 2, 2), None, seed=1, first=4).normal((5,))
+    assert torch.equal(big[4:7], small)
+
+
+def test_the_average_follows(digits: data.Dataset) -> None:
+    run = trainer(digits)
+    key = "generator.layers.0.weight"
+    start = run.tensors()[f"average.{key}"].clone()
+    run.advance()
+    now = run.tensors()
+    torch.testing.assert_close(now[f"average.{key}"], start + 0.005 * (now[f"network.{key}"] - start))
+    assert not torch.equal(start, now[f"average.{key}"])
+
+
+def test_an_infinite_loss_stops_the_run(digits: data.Dataset) -> None:
+    run = trainer(digits)
+    with torch.no_grad():
+        run.networks["discriminator"].last.bias.fill_(float("nan"))  # type: ignore[union-attr, operator]
+    record = Recorder()
+    with pytest.raises(RunError, match="step 1"):
+        fit(run, 5, [record])
+    assert record.calls == ["close"]
+
+
+def test_ctrl_c_waits_for_the_step(digits: data.Dataset) -> None:
+    record = Recorder()
+
+    class Interrupts(Recorder):
+        def after(self, trainer: Trainer, losses: Mapping[str, float]) -> None:
+            if trainer.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    run = trainer(digits)
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, 12, [Interrupts(), record])
+    assert record.calls == ["end 3", "close"]
+    assert signal.getsignal(signal.SIGINT) is before
+    whole = trainer(digits)
+    fit(whole, 3)
+    assert same(whole, run)
+
+
+def test_a_second_ctrl_c_does_not_wait(digits: data.Dataset) -> None:
+    class Twice(Recorder):
+        def after(self, trainer: Trainer, losses: Mapping[str, float]) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    twice = Twice()
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer(digits), 12, [twice])
+    assert twice.calls == ["close"]
+
+
+def test_another_thread_can_train(digits: data.Dataset) -> None:
+    run = trainer(digits)
+    thread = threading.Thread(target=fit, args=(run, 2))
+    thread.start()
+    thread.join(60)
+    assert run.step == 2
+
+
+def test_fit_leaves_torchs_randomness_alone(digits: data.Dataset) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    run = Trainer(Gan.create(digits.shape, "bce", {"widths": [4]}), digits, RECIPE, 0)
+    torch.manual_seed(1)
+    fit(run, 2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_schedules() -> None:
+    assert {scale(RECIPE, step, 100) for step in range(100)} == {1.0}
+    cosine = dataclasses.replace(RECIPE, schedule="cosine", final_lr=0.1, warmup_steps=10)
+    values = [scale(cosine, step, 110) for step in range(110)]
+    assert values[0] == pytest.approx(0.1)
+    assert values[9] == values[10] == 1.0
+    assert values[60] == pytest.approx(0.55)
+    assert values[109] == pytest.approx(0.1, abs=1e-3)
+    assert values[10:] == sorted(values[10:], reverse=True)
+
+
+def test_the_rate_reaches_the_optimizers(digits: data.Dataset) -> None:
+    torch.manual_seed(0)
+    recipe = dataclasses.replace(RECIPE, schedule="cosine", final_lr=0.0, epochs=1, batch=809)
+    run = Trainer(Gan.create(digits.shape, "r3gan", {"widths": [4]}), digits, recipe, 0)
+    assert run.steps == 2
+    rates = []
+    for _ in range(2):
+        run.advance()
+        rates.append([o.param_groups[0]["lr"] for o in run.optimizers.values()])
+    assert rates == [[1e-3, 1e-3], pytest.approx([5e-4, 5e-4])]
