@@ -1,0 +1,149 @@
+"""What a number was measured on: processor, limits, memory, GPU, system, versions, commit."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import aigc_rt
+
+FLAGS = (
+    "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
+    "amx_int8", "amx_fp16", "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "hypervisor",
+)  # fmt: skip
+"""Processor flags that decide which kernels an engine picks; `hypervisor` marks a virtual machine."""
+
+LIBRARIES = (
+    "aigc-rt", "numpy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13",
+    "cuda-core",
+)  # fmt: skip
+
+
+def describe() -> dict[str, Any]:
+    """The machine as JSON types; what a system does not tell is None."""
+    return {
+        "cpu": _cpu_model(),
+        "flags": _cpu_flags(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "cgroup_cores": _cgroup_cores(),
+        "memory_bytes": _memory_bytes(),
+        "gpus": _gpus(),
+        "system": _system(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def libraries() -> dict[str, str]:
+    """Version of every installed package whose numbers are in the table."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def commit() -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout that aigc_rt runs from; None where it is installed without one."""
+    source = Path(aigc_rt.__file__).resolve()
+    tracked = _output("git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name)
+    head = _output("git", "-C", str(source.parent), "rev-parse", "HEAD")
+    changed = _output("git", "-C", str(source.parent), "status", "--porcelain")
+    if not tracked or not head or changed is None:
+        return None
+    return {"commit": head.strip(), "dirty": bool(changed.strip())}
+
+
+def usable_cores() -> int:
+    """The cores this process may use: its affinity, and no more than its control group grants."""
+    affinity = len(_affinity()) or os.cpu_count() or 1
+    granted = _cgroup_cores()
+    return affinity if granted is None else max(1, min(affinity, math.ceil(granted)))
+
+
+def busy_s() -> float | None:
+    """Seconds that the cores this process may use have been busy since boot, whoever used them; Linux only."""
+    allowed = {f"cpu{core}" for core in _affinity()}
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return None
+    ticks = 0
+    for line in lines:
+        name, *fields = line.split()
+        if name in allowed:  # user nice system idle iowait irq softirq steal
+            ticks += sum(int(fields[i]) for i in (0, 1, 2, 5, 6, 7))
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else None
+
+
+def _affinity() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _cgroup_cores() -> float | None:
+    """Cores worth of time that control groups grant (version 2, then 1); None without a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        folder = Path("/sys/fs/cgroup/cpu")
+        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
+        return quota_us / int((folder / "cpu.cfs_period_us").read_text()) if quota_us > 0 else None
+    return None
+
+
+def _cpuinfo() -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            pairs.setdefault(key.strip(), value.strip())  # the first core speaks for all
+    return pairs
+
+
+def _cpu_model() -> str | None:
+    known = _cpuinfo()
+    return known.get("model name") or known.get("Model") or platform.processor() or None
+
+
+def _cpu_flags() -> list[str]:
+    known = _cpuinfo()
+    there = set(known.get("flags", known.get("Features", "")).split())
+    return [flag for flag in FLAGS if flag in there]
+
+
+def _memory_bytes() -> int | None:
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _gpus() -> list[dict[str, str]]:
+    fields = ("name", "driver_version", "memory.total", "compute_cap")
+    listed = _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader") or ""
+    rows = [line.split(", ") for line in listed.splitlines()]
+    return [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields)]
+
+
+def _system() -> str:
+    with contextlib.suppress(OSError, KeyError):
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    return platform.platform()
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, None when it is not there, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

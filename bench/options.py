@@ -1,0 +1,66 @@
+"""What a measurement is told to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aigc_rt.bench.peers import PEERS
+from aigc_rt.errors import InputError
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured, and for how long.
+
+    Attributes:
+        peers: names of `aigc_rt.bench.peers.PEERS`, or `package.module:Class` for a Peer of your own.
+        batches: samples a call.
+        seconds: shortest block, in seconds; below 0.25 the result says that it is too short.
+        blocks: blocks of every peer and batch that return images; ratios get their interval from them.
+        engine_blocks: blocks that only run the engine, without noise and without post-processing; 0 for none.
+        rewarm_s: seconds of calls thrown away before every block.
+        threads: for every peer; None is the cores this process may use.
+        baseline: the peer that ratios are against, and that runs twice as the A/A control.
+        torch: the PyTorch module that the bundle was made of: a run's folder or `package.module:factory`; None takes
+            the run that the bundle's manifest names, if it is here.
+        seed: of the noise, the order of the blocks and the bootstrap.
+        limit_s: seconds that a peer has for any one step (start, load or compile of one batch, one block) before it
+            is killed and its row says so.
+    """
+
+    peers: tuple[str, ...] = tuple(PEERS)
+    batches: tuple[int, ...] = (1, 8, 64)
+    seconds: float = 0.25
+    blocks: int = 5
+    engine_blocks: int = 2
+    rewarm_s: float = 0.03
+    threads: int | None = None
+    baseline: str = "torch-eager"
+    torch: str | None = None
+    seed: int = 0
+    limit_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        known = ", ".join(PEERS)
+        for name in (*self.peers, self.baseline):
+            if name not in PEERS and ":" not in name:
+                raise InputError(f"the peer {name!r}", f"known peers are {known}", "Name one, or package.module:Class")
+        if not self.peers or len(set(self.peers)) != len(self.peers):
+            raise InputError(f"peers {', '.join(self.peers)!r}", "none is named, or one twice", "Name each once")
+        if not self.batches or len(set(self.batches)) != len(self.batches) or min(self.batches) < 1:
+            raise InputError(f"batches {self.batches}", "none is named, one twice, or one below 1", "Give 1,8,64, say")
+        for name, value, least in (
+            ("seconds", self.seconds, 0.001),
+            ("blocks", self.blocks, 1),
+            ("engine_blocks", self.engine_blocks, 0),
+            ("rewarm_s", self.rewarm_s, 0),
+            ("threads", 1 if self.threads is None else self.threads, 1),
+            ("seed", self.seed, 0),
+            ("limit_s", self.limit_s, 0.001),
+        ):
+            if not value >= least:
+                raise InputError(f"{name}={value}", f"it must be {least} or more", "Give a larger number")
+        if self.engine_blocks > self.blocks:
+            raise InputError(
+                f"engine_blocks={self.engine_blocks}", f"there are {self.blocks} blocks", "Give at most as many"
+            )

@@ -1,0 +1,55 @@
+"""OpenVINO by itself: one compiled model a batch size, fixed shapes, latency hint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import openvino as ov
+
+from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer
+
+
+class OpenVino(Peer):
+    """Fixed shapes and the latency hint as its guide advises; f32 is asked for, because by itself it may take bf16."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.core = ov.Core()
+        self.file = self.onnx_file()
+        self.settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": job.threads,
+        }
+        self.requests: dict[int, Any] = {}
+        self.executes: Counter[str] = Counter()
+
+    def prepare(self, batch: int) -> None:
+        """Compile the model for this batch size."""
+        model = self.core.read_model(self.file)
+        axis = self.graph.inputs[0].shape[0]
+        model.reshape(
+            {
+                spec.name: [batch if size == axis else -1 if isinstance(size, str) else size for size in spec.shape]
+                for spec in self.graph.inputs
+            }
+        )
+        compiled = self.core.compile_model(model, "CPU", self.settings)
+        for operation in compiled.get_runtime_model().get_ops():
+            self.executes[operation.get_rt_info()["runtimePrecision"].astype(str)] += 1
+        self.requests[batch] = compiled.create_infer_request()
+
+    def run(self, inputs: Arrays) -> Array:
+        """The request of that batch size; its output is shared, not copied."""
+        request = self.requests[len(next(iter(inputs.values())))]
+        values: Array = request.infer(inputs, share_inputs=True, share_outputs=True)[self.output]
+        return values
+
+    def facts(self) -> dict[str, Any]:
+        """The settings, and the precision of every operation it executes as the engine reports it."""
+        return {
+            "openvino": ov.__version__,
+            **self.settings,
+            "executes": ", ".join(f"{kind} x {count}" for kind, count in self.executes.most_common()),
+        }

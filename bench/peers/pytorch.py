@@ -1,0 +1,104 @@
+"""PyTorch by itself, eager and compiled, with the module that the bundle was made of."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer, levels, one_output
+from aigc_rt.errors import BackendUnavailable, DeviceUnavailable, InputError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+class Eager(Peer):
+    """`eval()`, inference mode, the threads asked for; TF32 off, the same arithmetic as every other fp32 peer."""
+
+    compiled = False
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        torch.set_num_threads(job.threads)
+        torch.set_num_interop_threads(1)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        if job.device != "cpu" and not torch.cuda.is_available():
+            raise DeviceUnavailable(f"PyTorch on {job.device}", f"torch {torch.__version__} sees none", "Check it")
+        self.dtype = DTYPES[job.precision]
+        self.module = load_module(job.torch).eval().to(job.device, self.dtype)
+        self.names = [spec.name for spec in self.graph.outputs]
+        self.scale, self.offset = map(float, levels(self.program))
+        self.floats, self.levels = self._floats, self._levels
+
+    def _floats(self, **tensors: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = one_output(self.module(**tensors), self.names, self.output)
+        return values.float()
+
+    def _levels(self, **tensors: torch.Tensor) -> torch.Tensor:
+        image = self._floats(**tensors).mul(self.scale).add(self.offset).round().clamp(0, 255).to(torch.uint8)
+        return image.permute(0, 2, 3, 1) if self.program.media.layout == "NCHW" else image
+
+    def _tensors(self, inputs: Arrays) -> dict[str, torch.Tensor]:
+        tensors = {name: torch.from_numpy(array).to(self.job.device) for name, array in inputs.items()}
+        return {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+
+    @torch.inference_mode()
+    def run(self, inputs: Arrays) -> Array:
+        """The module, numpy in and numpy out."""
+        values: Array = self.floats(**self._tensors(inputs)).cpu().numpy()
+        return values
+
+    @torch.inference_mode()
+    def images(self, n: int, start: int) -> NDArray[np.uint8]:
+        """The post-processing where it is fastest: numpy for eager on a CPU, else on the device."""
+        if self.job.device == "cpu" and not self.compiled:
+            return super().images(n, start)
+        tensors = self._tensors(self.inputs(n, start))
+        return np.ascontiguousarray(self.levels(**tensors).cpu().numpy())
+
+    def facts(self) -> dict[str, Any]:
+        """Version and device."""
+        return {"torch": torch.__version__, "executes": self.job.precision, "device": device_name(self.job.device)}
+
+
+class Compile(Eager):
+    """`torch.compile` with fixed shapes, the post-processing compiled along; CUDA graphs on a GPU."""
+
+    compiled = True
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.mode = "default" if job.device == "cpu" else "reduce-overhead"
+        self.floats = torch.compile(self._floats, dynamic=False, mode=self.mode)
+        self.levels = torch.compile(self._levels, dynamic=False, mode=self.mode)
+
+    def facts(self) -> dict[str, Any]:
+        """Version, device and how it was compiled."""
+        return {**super().facts(), "mode": self.mode, "shapes": "fixed", "cache": "none: every run compiles anew"}
+
+
+def load_module(source: str | None) -> torch.nn.Module:
+    """The module of a run's folder, or what `package.module:factory` returns."""
+    if source is None:
+        raise BackendUnavailable(
+            "the bundle's PyTorch module", "the bundle does not name a run that is here", "Name it with --torch"
+        )
+    path, _, factory = source.partition(":")
+    if factory and path.replace(".", "").isidentifier():
+        module = getattr(importlib.import_module(path), factory)()
+        if not isinstance(module, torch.nn.Module):
+            raise InputError(f"--torch {source}", f"it returned a {type(module).__name__}", "Return an nn.Module")
+        return module
+    from aigc_rt.train.run import load_generator
+
+    trained: torch.nn.Module = load_generator(Path(source)).module
+    return trained
+
+
+def device_name(device: str) -> str:
+    """What PyTorch calls the device."""
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)

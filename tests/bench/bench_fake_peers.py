@@ -1,0 +1,143 @@
+"""Peers that do what peers should not, and a bundle so small that anything runs it: image = tanh(z)."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer
+from aigc_rt.bundle import describe, write_manifest
+from aigc_rt.errors import BackendUnavailable
+from aigc_rt.manifest import Axis, Feedforward, Graph, Manifest, Media, Noise, TensorSpec, Variant
+
+HERE = "bench_fake_peers"
+
+
+def make_bundle(folder: Path, layout: str = "NCHW", channels: int = 3) -> Path:
+    shape = (channels, 4, 5) if layout == "NCHW" else (4, 5, channels)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Tanh", ["z"], ["image"])],
+        "g",
+        [value("z", TensorProto.FLOAT, ["batch", *shape])],
+        [value("image", TensorProto.FLOAT, ["batch", *shape])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    folder.mkdir()
+    onnx.save(model, str(folder / "generator.onnx"))
+    stored = Graph(
+        (TensorSpec("z", "float32", ("batch", *shape)),),
+        (TensorSpec("image", "float32", ("batch", *shape)),),
+        {"batch": Axis(1, 8)},
+        0,
+        {"fp32": Variant("fp32", "onnx", "generator.onnx", opset=20)},
+    )
+    program = Feedforward(
+        "generator",
+        {"z": Noise(0, "normal", shape)},
+        Media("image", "image", "NCHW" if layout == "NCHW" else "NHWC"),
+    )
+    write_manifest(folder, Manifest("tiny", program, {"generator": stored}, describe(folder)))
+    return folder
+
+
+def tanh_module() -> Any:
+    import torch
+
+    class Tanh(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(z)
+
+    return Tanh()
+
+
+class Fine(Peer):
+    """Right; leaves its process id where PEER_PIDS says."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        if folder := os.environ.get("PEER_PIDS"):
+            (Path(folder) / str(os.getpid())).touch()
+
+    def run(self, inputs: Arrays) -> Array:
+        return np.asarray(np.tanh(inputs["z"]))
+
+    def facts(self) -> dict[str, Any]:
+        return {"omp": os.environ["OMP_NUM_THREADS"], "threads": self.job.threads}
+
+
+class AlsoFine(Fine):
+    """Another name for the same."""
+
+
+class Wrong(Fine):
+    """Up to four levels off."""
+
+    def run(self, inputs: Arrays) -> Array:
+        return super().run(inputs) * np.float32(0.97)
+
+
+class WrongShape(Fine):
+    """Forgets the last sample."""
+
+    def images(self, n: int, start: int) -> Any:
+        return super().images(n, start)[: n - 1]
+
+
+class Raises(Fine):
+    def run(self, inputs: Arrays) -> Array:
+        raise ValueError("the kernel has no such shape")
+
+
+class RaisesAtTwo(Fine):
+    """Works at batch 1 only."""
+
+    def run(self, inputs: Arrays) -> Array:
+        if len(inputs["z"]) > 1:
+            raise MemoryError("out of memory")
+        return super().run(inputs)
+
+
+class Absent(Fine):
+    def __init__(self, job: Job) -> None:
+        raise BackendUnavailable("this peer", "the moon is in the wrong place", "Wait")
+
+
+class CrashesAtStart(Fine):
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        os.write(2, b"last words before the crash\n")
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class CrashesWhenMeasured(Fine):
+    """Survives its first call, not the blocks."""
+
+    calls = 0
+
+    def run(self, inputs: Arrays) -> Array:
+        self.calls += 1
+        if self.calls > 10:
+            os._exit(7)
+        return super().run(inputs)
+
+
+class Hangs(Fine):
+    def run(self, inputs: Arrays) -> Array:
+        time.sleep(600)
+        return super().run(inputs)
+
+
+class Chatty(Fine):
+    """An engine that prints on stdout, from Python and from below it."""
+
+    def run(self, inputs: Arrays) -> Array:
+        sys.stdout.write("{chatter}\n")
+        os.write(1, b"more chatter\n")
+        return super().run(inputs)
