@@ -162,7 +162,7 @@ def _decompose_attention(trt: Any, network: Any) -> list[str]:
     return changed
 
 
-_HEALERS = (_Healer("attention without a dedicated kernel made decomposable", "is_decomposable", _decompose_attention),)
+_HEALERS = (_Healer("attention without a dedicated kernel made decomposable", "decomposable", _decompose_attention),)
 
 
 def _config(parsed: Parsed, profiles: Profiles, targets: tuple[str, ...], tf32: bool) -> Any:

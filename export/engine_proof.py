@@ -217,9 +217,10 @@ def judge(typed: Typed, size: Bytes, asked: str, least_share: float, name: str) 
     if share < least_share:
         other = [x.name for x in typed.judged if x.type != asked]
         more = f" and {len(other) - NAMED} more" if len(other) > NAMED else ""
+        came = f"{typed.precision}" if typed.precision != asked else "mixed"
         raise PrecisionLost(
             f"build {name} in {asked}",
-            f"it came out {typed.precision}: {share:.0%} of its arithmetic is {asked}, at least {least_share:.0%} is "
+            f"it came out {came}: {share:.0%} of its arithmetic is {asked}, at least {least_share:.0%} is "
             f"wanted; not so are {', '.join(other[:NAMED])}{more}",
             mend,
         )

@@ -41,7 +41,7 @@ class Stream:
 
 
 class FakeGpu:
-    """`aigc_rt.backends.cuda.Gpu`. `limit` is the device's memory in bytes, `streams_limit` how many it gives."""
+    """`aigc_rt.backends.cuda.Gpu`. `limit` is the device's memory in bytes."""
 
     def __init__(self, index: int = 0, limit: int = 1 << 30, streams_limit: int = 100) -> None:
         self.index, self.limit, self.streams_limit = index, limit, streams_limit
@@ -75,7 +75,7 @@ class FakeGpu:
     def _allocate(self, kind: str, size: int) -> Block:
         self._checked()
         assert size > 0
-        if sum(b.size for b in self.blocks if b.live and b.kind == kind) + size > self.limit:
+        if kind == "device" and sum(b.size for b in self.blocks if b.live and b.kind == kind) + size > self.limit:
             raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
         self.blocks.append(Block(kind, size))
         return self.blocks[-1]
@@ -157,7 +157,7 @@ class FakeEngine:
         self.shapes = {"z": (-1, 3), "label": (-1,), "y": (-1, 3)}
         self.contexts: list[FakeContext] = []
         self.refuses = ""
-        self.contexts_limit = 100
+        self.contexts_limit, self.contexts_asked = 100, 0
 
     @property
     def num_io_tensors(self) -> int:
@@ -186,6 +186,7 @@ class FakeEngine:
         return [tuple(n if d == -1 else d for d in self.shapes[name]) for n in self.profiles[profile]]
 
     def create_execution_context(self) -> FakeContext | None:
+        self.contexts_asked += 1
         if len(self.contexts) >= self.contexts_limit:
             self.log("ERROR", "out of memory for activations")
             return None
@@ -240,6 +241,9 @@ class FakeContext:
         return found
 
     def execute_async_v3(self, handle: int) -> bool:
+        if self.engine.refuses in ("raise", "execute"):  # and loses what it was told
+            self.inputs.clear()
+            self.addresses.clear()
         if self.engine.refuses == "raise":
             raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
         if self.engine.refuses == "execute":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engine_graphs import attention, batches, convolutions, heavy_table, images, mlp, mlp_parameters
 
+from aigc_rt.backends import trt_library
 from aigc_rt.backends.driver import cuda_devices
 from aigc_rt.errors import BackendUnavailable, EngineError, InputError, MissingDependency, PrecisionLost
 from aigc_rt.export import engine_network
@@ -84,6 +86,48 @@ def test_the_layer_that_holds_the_weights_counts_for_more_than_its_number() -> N
     assert "came out fp32" in caught.value.found  # 400,000 of its 450,000 weights are
     with pytest.raises(PrecisionLost, match="bytes a parameter"):
         make(model, least_share=0.1)
+
+
+def test_the_number_of_layers_counts_where_one_holds_the_weights() -> None:
+    model = mlp("fp32", "fp32", "fp32", "fp16", sizes=(100, 10, 10, 10, 4000))
+    with pytest.raises(
+        PrecisionLost, match=r"came out mixed: 25% of its arithmetic is fp16.*linear_0, linear_1, linear_2"
+    ):
+        make(model)
+    evidence = make(model, least_share=0.25).evidence
+    assert evidence["share_of_compute_layers"] == 0.25
+    assert evidence["share_of_compute_weights"] > 0.9
+    assert evidence["stayed_fp32"]["compute"]["names"] == ["linear_0", "linear_1", "linear_2"]
+    assert evidence["least_share"] == 0.25
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_off_unless_asked_for(tf32: bool) -> None:
+    library = trt_library.load("tensorrt-rtx")
+    parsed = engine_network.parse(library, mlp("fp32"), "it")
+    config = engine_network._config(parsed, [batches()], ("portable",), tf32)
+    assert config.get_flag(library.trt.BuilderFlag.TF32) is tf32
+
+
+def test_layers_that_the_builder_names_are_found_in_its_words() -> None:
+    names = ["/conv", "/conv_1", "/conv/bias", "up", "mm.1"]
+    network: Any = SimpleNamespace(num_layers=5, get_layer=lambda i: SimpleNamespace(name=names[i]))
+    words = "Could not find any implementation for node /conv_1 + mm.1 and grouped up"
+    assert engine_network._named(network, words) == ["/conv_1", "mm.1"]
+
+
+def test_the_log_keeps_what_matters() -> None:
+    log = trt_library.Log()
+    log.add("ERROR", "before")
+    mark = log.mark()
+    log.add("VERBOSE", "chatter")
+    log.add("WARNING", "odd")
+    assert log.words(mark, "nothing said") == "nothing said"
+    for text in ("catchCudaError: no driver", "the cause ", "the cause"):
+        log.add("ERROR", text)
+    assert log.words(mark, "nothing said") == "the cause"
+    assert log.since(mark, ("VERBOSE", "WARNING")) == ["odd"]
+    assert trt_library.here().count("-") == 1
 
 
 def test_fp32_weights_outside_the_arithmetic_are_caught_by_their_bytes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_graphs import batches, convolutions, images, mlp
+from engine_graphs import attention, batches, convolutions, images, mlp
 
-from aigc_rt.errors import EngineError, InputError, PrecisionLost
+from aigc_rt.errors import EngineError, InputError, PrecisionLost, WriteError
 from aigc_rt.export import engine
 from aigc_rt.export.engine import BuildOptions, build, build_in_child
 from aigc_rt.manifest import Profile
@@ -75,8 +76,6 @@ def test_errors_cross_the_process(asked: dict[str, Any]) -> None:
 
 
 def test_the_native_librarys_own_words_are_kept_from_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    from engine_graphs import attention
-
     model, profile = attention(8)  # which makes the library write to stderr, past its logger
     assert build_in_child(model, **IT | {"profiles": [profile]}).evidence["healed"]
     assert capfd.readouterr() == ("", "")
@@ -99,6 +98,7 @@ def test_an_interrupt_ends_the_child(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         def wait(self, timeout: float | None = None) -> int:
             if timeout is not None:
                 assert list(tmp_path.iterdir())
+                assert os.name != "posix" or os.getsid(self.pid) == self.pid  # Ctrl-C does not reach it by itself
                 raise KeyboardInterrupt
             ended.append(super().wait())
             return ended[-1]
@@ -159,6 +159,21 @@ def test_the_command_writes_engine_and_report_or_leaves_what_was_there(tmp_path:
     assert "Failed to parse" in error["found"]
     assert out.read_bytes() == first
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, write = tmp_path / "it.engine", Path.write_bytes
+    out.write_bytes(b"the old one")
+
+    def half(path: Path, data: bytes) -> int:
+        write(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(WriteError, match="No space left"):
+        engine._write(out, b"the new one")
+    assert out.read_bytes() == b"the old one"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("words", [["--profiles", "[1]"], ["--profiles", "{"], ["--options", '{"speed": 9}']])

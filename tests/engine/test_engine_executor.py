@@ -124,6 +124,14 @@ def test_the_nearest_profile_is_used_and_buffers_are_made_once_each(bench: Bench
     assert len(bench.gpu.streams) == 1
 
 
+def test_of_two_profiles_that_allow_a_shape_the_nearer_is_used(bench: Bench) -> None:
+    bench.engine.profiles = [(1, 32, 64), (1, 2, 64), (1, 1, 64)]
+    executor = bench.open()
+    for batch in (1, 2, 3, 60, 30):
+        executor.run(feed(batch))
+    assert bench.engine.contexts[0].profiles_used == [2, 1, 1, 0, 0]
+
+
 def test_shapes_that_no_profile_allows_are_an_input_error(bench: Bench) -> None:
     bench.engine.profiles = [(1, 1, 4), (8, 16, 16)]
     executor = bench.open()
@@ -170,6 +178,7 @@ def test_a_device_too_full_for_a_second_context_shares_the_first(bench: Bench) -
         for result in pool.map(lambda i: executor.run(feed(3, i))["y"], range(40)):
             assert result.shape == (3, 3)
     assert bench.engine.contexts[0].runs == 40
+    assert bench.engine.contexts_asked == 2  # not again at every call
     executor.close()
     assert not bench.gpu.leaks()
 
