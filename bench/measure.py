@@ -154,21 +154,23 @@ class Crew:
                     break
 
     def check(self) -> None:
-        """Hold every peer's images against the reference's: fp32, the baseline first."""
+        """Hold every peer's images against the reference's: of the fp32 peers the one that most agree with.
+
+        Among equals the baseline. A PyTorch module that is not the bundle's is thus the odd one out, not all others.
+        """
+        preferred = {baseline["peer"] for baseline in self.baselines.values()}
         for batch in self.options.batches:
             ready = [entry for entry in self._able() if batch in entry.prepare_s]
-            exact = [entry for entry in ready if entry.spec.precision == "fp32"] or ready
-            preferred = {baseline["peer"] for baseline in self.baselines.values()}
-            exact.sort(key=lambda entry: (entry.spec.device != "cpu", entry.name not in preferred))
+            images = {entry.name: np.load(self._images(entry, batch)) for entry in ready}
+            voters = [entry for entry in ready if entry.spec.precision == "fp32" and not entry.control_of] or ready
+            voters.sort(key=lambda entry: (entry.spec.device != "cpu", entry.name not in preferred))
+            agreeing = [sum(compare(images[a.name], images[b.name], 1)["agrees"] for b in voters) for a in voters]
             for entry in ready:
-                found = compare(
-                    np.load(self._images(exact[0], batch)),
-                    np.load(self._images(entry, batch)),
-                    TOLERANCE_LEVELS[entry.spec.precision],
-                )
-                entry.agreement[batch] = {"reference": exact[0].name, **found}
+                reference = voters[agreeing.index(max(agreeing))].name
+                found = compare(images[reference], images[entry.name], TOLERANCE_LEVELS[entry.spec.precision])
+                entry.agreement[batch] = {"reference": reference, **found}
                 if not found["agrees"]:
-                    entry.give_up("wrong", f"{found['words']} (reference: {exact[0].name})", batch)
+                    entry.give_up("wrong", f"{found['words']} (reference: {reference})", batch)
 
     def measure(self) -> list[dict[str, Any]]:
         """Every peer and batch once a round, in a new order each round."""
@@ -248,7 +250,7 @@ class Crew:
 
 def compare(reference: NDArray[np.uint8], images: NDArray[np.uint8], allowed: int) -> dict[str, Any]:
     """How far images are from the reference's, in levels of 255; `words` says it for a reader."""
-    if images.dtype != np.uint8 or images.shape != reference.shape:
+    if images.dtype != np.uint8 or images.shape != reference.shape or not images.size:
         words = f"its images are {images.dtype} {images.shape}, the reference's {reference.dtype} {reference.shape}"
         return {"agrees": False, "allowed_levels": allowed, "max_levels": None, "different": None, "words": words}
     apart = np.abs(images.astype(np.int16) - reference)

@@ -118,6 +118,14 @@ def test_wrong_images_are_not_measured(bundle: Path, peer: str, words: str) -> N
     assert not [sample for sample in document["samples"] if sample["peer"] == f"{HERE}:{peer}"]
 
 
+def test_a_baseline_that_nobody_agrees_with_is_the_wrong_one(bundle: Path) -> None:
+    wrong, other = f"{HERE}:Wrong", f"{HERE}:AlsoFine"
+    document = bench(bundle, quick(wrong, FINE, other, batches=(1,), baseline=wrong, engine_blocks=0))
+    assert [row["status"] for row in document["rows"]] == ["wrong", "ok", "ok"]
+    assert document["rows"][1]["speedup"] is None
+    assert any("no A/A control" in doubt for doubt in document["doubts"])
+
+
 def test_a_missing_package_and_a_missing_driver_are_rows(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "nowhere", Spec("x:Y", "nowhere", needs=("no_such_package_at_all",), extra="cpu"))
     monkeypatch.setitem(PEERS, "gpu", Spec(FINE, "gpu", "cuda:0"))
