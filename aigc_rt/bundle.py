@@ -43,6 +43,8 @@ class Bundle:
                 f"there is {there}",
                 "Give the folder that `aigc-rt export` wrote",
             )
+        if file.is_symlink():
+            raise IntegrityError(f"open {file}", "it is a link, a bundle holds plain files only", "Copy the bundle again")
         if file.stat().st_size > MANIFEST_LIMIT_BYTES:
             raise ManifestError(
                 f"read {file}",
@@ -103,10 +105,10 @@ class Bundle:
             if part.is_symlink():
                 raise wrong(f"{part} is a link, a bundle holds plain files only")
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):  # asked first: opening a named pipe would wait for a writer
+                raise wrong("it is not a plain file")
             with path.open("rb") as stream:
                 info = os.fstat(stream.fileno())
-                if not stat.S_ISREG(info.st_mode):
-                    raise wrong("it is not a plain file")
                 if info.st_size != entry.bytes:
                     raise wrong(f"it has {info.st_size:,} bytes, the manifest says {entry.bytes:,}")
                 kept, digest = bytearray(), hashlib.sha256()

@@ -283,7 +283,7 @@ def decode(data: bytes, where: str) -> Manifest:
             f"read {where}", f'it has no "format": "{FORMAT}"', "Give the folder that `aigc-rt export` wrote"
         )
     schema = document.pop("schema", None)
-    if schema != SCHEMA or isinstance(schema, bool):
+    if type(schema) is not int or schema != SCHEMA:
         raise SchemaVersionError(
             f"read {where}",
             f"its schema is {schema!r}, this version of aigc-rt reads {SCHEMA}",

@@ -90,10 +90,10 @@ def _answer(bundle: Bundle, job: Job) -> Check:
         return Check(what, "failed", str(error))
     if not recorded:
         return Check(what, "ok", "it runs; the bundle records no answer to compare with")
-    error = distance(recorded[0].details["outputs"], outputs)
+    off = distance(recorded[0].details["outputs"], outputs)
     allowed = TOLERANCE[job.stored.precision]
-    result: Literal["ok", "failed"] = "ok" if error <= allowed else "failed"  # NaN fails
-    return Check(what, result, f"{error:.2g} of the range from PyTorch's answer, allowed {allowed:g}")
+    result: Literal["ok", "failed"] = "ok" if off <= allowed else "failed"  # NaN fails
+    return Check(what, result, f"{off:.2g} of the range from PyTorch's answer, allowed {allowed:g}")
 
 
 def probe(manifest: Manifest) -> dict[str, Array]:

@@ -1,0 +1,90 @@
+"""A training run as a bundle, and the check that a generator can become one before it is trained."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_rt.bundle import Bundle
+from aigc_rt.export.evidence import Judge as Judging
+from aigc_rt.export.pipeline import PRECISIONS, export
+from aigc_rt.train import data as datasets
+from aigc_rt.train import record
+from aigc_rt.train.generators.family import TrainedGenerator
+from aigc_rt.train.quality import Judge
+from aigc_rt.train.run import load_generator
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    precisions: Sequence[str] = PRECISIONS,
+    engines: Sequence[str] = (),
+    name: str | None = None,
+    force: bool = False,
+    quality: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Export the averaged generator of a run's newest checkpoint.
+
+    Args:
+        run: a folder that `aigc-rt train` wrote.
+        out, precisions, engines, name, force, progress: see `export`.
+        quality: where the run was judged, have the same judge measure every ONNX variant too.
+
+    Raises:
+        RunError: no run, or no checkpoint in it.
+        DataError: the run's data is not there any more, or changed; only with `quality`.
+        Others: as `export`.
+    """
+    trained = load_generator(run)
+    judge = _judge(run) if quality and trained.quality is not None else None
+    made = {"source": str(run), "training": trained.made, "training_quality": trained.quality}
+    return export(
+        trained.module,
+        trained.example_inputs,
+        out,
+        program=trained.program,
+        precisions=precisions,
+        engines=engines,
+        dynamic=trained.dynamic,
+        name=name or out.resolve().name,
+        force=force,
+        judge=judge,
+        made=made,
+        progress=progress,
+    )
+
+
+def check_exportable(trained: TrainedGenerator) -> None:
+    """Export to a folder that is thrown away: what cannot be exported fails before it is trained.
+
+    Raises:
+        ExportError: as `export`.
+    """
+    with tempfile.TemporaryDirectory(prefix="aigc-rt-check-") as folder:
+        export(
+            trained.module,
+            trained.example_inputs,
+            Path(folder, "bundle"),
+            program=trained.program,
+            precisions=("fp32",),
+            dynamic=trained.dynamic,
+        )
+
+
+def _judge(run: Path) -> Judging:
+    of = record.read(run).data
+    data = datasets.load(of.source, of.size)
+    judge = Judge.of(data, quiet=True)
+    reference = data.images[data.train].transpose(0, 2, 3, 1)
+
+    def measure(images: NDArray[np.uint8]) -> dict[str, object]:
+        return judge.measure(images, reference)
+
+    return measure
