@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_a_full_disk_leaves_the_former(tmp_path: Path, monkeypatch: pytest.Monke
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WriteError, match="No space left"):
         checkpoint.save(tmp_path, state(2))
     assert list(tmp_path.iterdir()) == [former]

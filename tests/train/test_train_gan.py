@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from train_help import load_digits, one_thread  # noqa: F401
 
 from aigc_rt.train import data
 from aigc_rt.train.generators import FAMILIES
@@ -17,11 +18,6 @@ from aigc_rt.train.loop import Trainer
 from aigc_rt.train.task import Batch
 
 OBJECTIVES = sorted(Gan.objectives)
-
-
-@pytest.fixture(scope="module")
-def digits() -> data.Dataset:
-    return data.load("digits")
 
 
 def batch(shape: tuple[int, int, int], count: int = 8) -> Batch:
@@ -103,7 +99,7 @@ def test_a_loss_moves_only_the_network_it_trains(digits: data.Dataset) -> None:
                      if not torch.equal(a, b)}  # fmt: skip
             seen.append((loss.trains, moved))
 
-    gan.losses = spied  # type: ignore[method-assign, assignment]
+    gan.losses = spied  # type: ignore[assignment]
     trainer.advance()
     assert seen == [("discriminator", {"discriminator"}), ("generator", {"generator"})]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from train_help import load_digits, one_thread  # noqa: F401
 
 from aigc_rt.errors import RunError
 from aigc_rt.train import data
@@ -20,11 +21,6 @@ from aigc_rt.train.loop import Trainer, Watcher, fit, scale
 from aigc_rt.train.task import Batch, Loss, Recipe
 
 RECIPE = Recipe(epochs=2, batch=32, lr=1e-3, betas=(0.5, 0.9))
-
-
-@pytest.fixture(scope="module")
-def digits() -> data.Dataset:
-    return data.load("digits")
 
 
 def trainer(digits: data.Dataset, seed: int = 0, objective: str = "r3gan") -> Trainer:
@@ -90,8 +86,9 @@ def test_every_epoch_sees_every_training_image_once(digits: data.Dataset) -> Non
     seen: list[torch.Tensor] = []
 
     class Spy:
-        networks = {"n": nn.Linear(1, 1)}
-        averaged = ()
+        def __init__(self) -> None:
+            self.networks = {"n": nn.Linear(1, 1)}
+            self.averaged = ()
 
         def losses(self, batch: Batch) -> Iterator[Loss]:
             seen.append(batch.images)
@@ -102,7 +99,7 @@ def test_every_epoch_sees_every_training_image_once(digits: data.Dataset) -> Non
     fit(run, run.steps)
     pixels = torch.cat(seen).flatten(1)
     ours = torch.from_numpy(digits.images[digits.train]).flatten(1).float() / 127.5 - 1
-    for epoch in pixels.split(1617):
+    for epoch in torch.split(pixels, 1617):
         order, expected = (x[np.lexsort(x.numpy().T)] for x in (epoch, ours))
         assert torch.equal(order, expected)
     assert not torch.equal(pixels[:1617], pixels[1617:])

@@ -1,0 +1,366 @@
+"""A run from asking to the generator: its folder, resuming, interrupts, kills, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from train_help import one_thread  # noqa: F401
+
+from aigc_rt.errors import DataError, InputError, RunError, WriteError
+from aigc_rt.train import checkpoint, record
+from aigc_rt.train.generators.family import TrainedGenerator, sample
+from aigc_rt.train.quality import Judge
+from aigc_rt.train.run import TrainOptions, load_generator, train
+
+
+def options(out: Path, **changes: object) -> TrainOptions:
+    base = TrainOptions("gan", "digits", out, epochs=1, batch=64, evaluate=False, quiet=True)  # 26 steps
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    path = checkpoint.newest(out / "checkpoints")
+    assert path is not None
+    return load_file(path / "tensors.safetensors")
+
+
+def same(one: Path, two: Path) -> bool:
+    a, b = weights(one), weights(two)
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 26 steps that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(options(out))
+    return out
+
+
+def test_the_folder(whole: Path) -> None:
+    run = json.loads((whole / "run.json").read_text())
+    assert (run["family"], run["objective"], run["status"], run["step"], run["steps"]) == (
+        "gan",
+        "r3gan",
+        "finished",
+        26,
+        26,
+    )
+    assert run["data"]["name"] == "digits"
+    assert run["data"]["licence"] == "CC BY 4.0"
+    assert len(run["data"]["sha256"]) == 64
+    assert run["versions"]["torch"] == torch.__version__
+    assert run["quality"] is None
+    assert run["quality_note"] == "not asked for"
+    assert record.read(whole).recipe.batch == 64
+    kept = sorted(p.name for p in (whole / "checkpoints").iterdir())
+    assert kept == ["step-00000022", "step-00000024", "step-00000026"]
+
+
+def test_grids_are_pngs(whole: Path) -> None:
+    grids = sorted((whole / "samples").iterdir())
+    assert grids[-1].name == "step-00000026.png"
+    for path in grids:
+        with Image.open(path) as picture:
+            picture.verify()
+            assert (picture.format, picture.mode) == ("PNG", "L")
+            assert picture.size[0] >= 64  # eight 8-pixel digits a row
+
+
+def test_tensorboard_can_read_it(whole: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    found = events.EventAccumulator(str(whole / "tensorboard"))
+    found.Reload()
+    assert {"loss/generator", "loss/discriminator"} <= set(found.Tags()["scalars"])
+    assert [e.step for e in found.Scalars("loss/generator")] == list(range(1, 27))
+    assert "samples" in found.Tags()["images"]
+
+
+def test_the_generator(whole: Path) -> None:
+    found = load_generator(whole)
+    assert isinstance(found, TrainedGenerator)
+    assert not found.module.training
+    assert found.name == "whole"
+    assert found.dynamic == {"z": {0: ("batch", 1, 64)}}
+    assert found.example_inputs["z"].shape == (2, 100)
+    image = found.module(**found.example_inputs)
+    assert image.shape == (2, 1, 8, 8)
+    assert found.program.noise["z"].shape == (100,)
+    assert (found.program.graph, found.program.media.output, found.program.media.layout) == (
+        "generator",
+        "image",
+        "NCHW",
+    )
+    assert found.made["data"]["name"] == "digits"
+    assert (found.made["family"], found.made["step"], found.made["seed"]) == ("gan", 26, 0)
+    json.dumps(found.made)
+    saved = weights(whole)
+    for name, value in found.module.state_dict().items():
+        assert torch.equal(value, saved[f"average.generator.{name}"])
+        assert not torch.equal(value, saved[f"network.generator.{name}"])
+
+
+def test_the_newest_grid_is_what_the_generator_draws(whole: Path) -> None:
+    found = load_generator(whole)
+    drawn = sample(found.module, found.program, 0, 64)
+    with Image.open(whole / "samples" / "step-00000026.png") as picture:
+        sheet = np.asarray(picture)
+    assert np.array_equal(sheet[2:10, 2:10], drawn[0, :, :, 0])  # the first cell, inside its margin
+
+
+def test_a_seed_reproduces_a_run(whole: Path, tmp_path: Path) -> None:
+    train(options(tmp_path / "again", seed=0))
+    assert same(whole, tmp_path / "again")
+    train(options(tmp_path / "other", seed=1))
+    assert not same(whole, tmp_path / "other")
+
+
+def test_stopping_and_resuming_is_exact(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = train(options(out, max_steps=11))
+    assert (first.status, first.step) == ("stopped", 11)
+    second = train(TrainOptions("gan", "digits", out, resume=True, evaluate=False, quiet=True))
+    assert (second.status, second.step) == ("finished", 26)
+    assert second.seconds > first.seconds
+    assert same(whole, out)
+    assert json.loads((out / "run.json").read_text())["step"] == 26
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
+    before = files(whole)
+    assert train(options(whole, resume=True)).status == "finished"
+    after = files(whole)
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 3}, "seed 3"),
+        ({"objective": "bce"}, "objective bce"),
+        ({"batch": 32}, "batch 32"),
+        ({"epochs": 2}, "epochs 2"),
+        ({"data": "mnist5k"}, "data mnist5k"),
+    ],
+)
+def test_resuming_something_else_is_refused(changes: dict[str, object], words: str, whole: Path) -> None:
+    before = files(whole)
+    with pytest.raises(RunError, match=words):
+        train(options(whole, resume=True, **changes))
+    assert files(whole) == before
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is nothing"):
+        train(options(tmp_path / "no", resume=True))
+    assert not (tmp_path / "no").exists()
+    with pytest.raises(RunError, match=r"a folder without run\.json"):
+        train(options(tmp_path, resume=True))
+
+
+def test_a_used_folder_is_left_alone(whole: Path, tmp_path: Path) -> None:
+    before = files(whole)
+    with pytest.raises(RunError, match="something is already there"):
+        train(options(whole))
+    assert files(whole) == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="something is already there"):
+        train(options(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_unknown_names_list_the_known(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="Known families are gan"):
+        train(options(tmp_path / "out", family="gna"))
+    with pytest.raises(RunError, match="Known objectives are r3gan, bce"):
+        train(options(tmp_path / "out", objective="wgan"))
+    with pytest.raises(DataError, match="mnist5k"):
+        train(options(tmp_path / "out", data="minst"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["epochs", "max_steps", "batch", "size", "threads"])
+def test_numbers_must_be_positive(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=name):
+        options(tmp_path, **{name: 0})
+    with pytest.raises(InputError, match="seed"):
+        options(tmp_path, seed=-1)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError):
+        train(options(tmp_path / "file" / "out"))
+
+
+def test_the_export_check_comes_first(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    seen = []
+
+    def check(generator: TrainedGenerator) -> None:
+        assert not out.exists()
+        assert generator.module(**generator.example_inputs).shape == (2, 1, 8, 8)
+        seen.append(generator.name)
+
+    train(options(out, max_steps=1), check)
+    assert seen == ["run"]
+
+    def refuse(generator: TrainedGenerator) -> None:
+        raise RuntimeError("cannot be exported")
+
+    with pytest.raises(RuntimeError, match="cannot be exported"):
+        train(options(tmp_path / "other"), refuse)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "aigc-rt-run", "schema": 9}', '{"format": 3'])
+def test_a_damaged_record(content: str, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunError, match=r"run\.json"):
+        load_generator(tmp_path)
+
+
+def test_a_damaged_checkpoint(whole: Path, tmp_path: Path) -> None:
+    for name, data in files(whole).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    newest = checkpoint.newest(tmp_path / "checkpoints")
+    assert newest is not None
+    (newest / "tensors.safetensors").write_bytes(b"\0" * 100)
+    for use in (lambda: load_generator(tmp_path), lambda: train(options(tmp_path, resume=True))):
+        with pytest.raises(RunError, match=newest.name):
+            use()
+
+
+def test_threads_are_put_back(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    found = train(options(tmp_path / "run", threads=before + 1, max_steps=1))
+    assert torch.get_num_threads() == before
+    assert found.threads == before + 1
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    train(options(out, max_steps=4))
+    kept = {k: v for k, v in files(out).items() if k.startswith("checkpoints")}
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(WriteError, match="No space left"):
+            train(options(out, resume=True))
+    assert {k: v for k, v in files(out).items() if k.startswith("checkpoints")} == kept
+    train(options(out, resume=True))
+    assert load_generator(out).made["step"] == 26
+
+
+def test_a_run_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    found = train(options(out, evaluate=True, judge=tmp_path / "judges", epochs=12))
+    quality = found.quality
+    assert quality is not None
+    assert quality["samples"] == 1000
+    assert quality["frechet_ratio"] == pytest.approx(quality["frechet"] / quality["frechet_untrained"])
+    assert quality["frechet_ratio"] < 0.5
+    assert quality["frechet_held_out"] < quality["frechet"]
+    assert load_generator(out).quality == json.loads((out / "run.json").read_text())["quality"] == quality
+
+    def never(*_: object) -> None:
+        raise AssertionError("judged again")
+
+    monkeypatch.setattr(Judge, "of", never)
+    assert train(options(out, resume=True, epochs=12, evaluate=True)).quality == quality
+
+
+def test_unlabelled_images_are_trained_on_but_not_judged(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for k in range(12):
+        Image.new("RGB", (6, 4), (20 * k, 9, 9)).save(tmp_path / "images" / f"{k}.png")
+    found = train(options(tmp_path / "run", data=str(tmp_path / "images"), evaluate=True, batch=5))
+    assert found.status == "finished"
+    assert found.quality is None
+    assert found.quality_note is not None
+    assert "no labels" in found.quality_note
+    assert load_generator(tmp_path / "run").module(torch.zeros(1, 100)).shape == (1, 3, 4, 6)
+
+
+# In another process: Ctrl-C and kill -9
+
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+from aigc_rt.train.run import TrainOptions, train
+torch.set_num_threads(int(sys.argv[2]))
+try:
+    train(TrainOptions("gan", "digits", Path(sys.argv[1]), epochs=16, batch=64, evaluate=False))
+except KeyboardInterrupt:
+    raise SystemExit(130)
+"""
+
+
+def interrupted(out: Path, number: int) -> subprocess.CompletedProcess[bytes]:
+    """A child that trains 405 steps, sent a signal once it has saved a checkpoint."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(out), str(torch.get_num_threads())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while checkpoint.newest(out / "checkpoints") is None:
+            assert child.poll() is None, child.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        child.send_signal(number)
+        printed, complained = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        child.wait()
+    return subprocess.CompletedProcess(child.args, child.returncode, printed, complained)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("long") / "run"
+    train(options(out, epochs=16))
+    return out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_ended_run_goes_on_exactly(number: signal.Signals, long: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = interrupted(out, number)
+    assert done.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert done.stdout == b""
+    assert done.stderr == b"", "a pipe stays quiet"
+    left = record.read(out)
+    assert left.status == ("interrupted" if number == signal.SIGINT else "running")
+    newest = checkpoint.newest(out / "checkpoints")
+    assert newest is not None
+    step = checkpoint.load(newest).step
+    assert 0 < step < left.steps
+    assert left.step == step or number == signal.SIGKILL  # killed between writing the one and the other
+    assert load_generator(out).made["step"] == step
+    assert train(options(out, resume=True, epochs=None)).status == "finished"
+    assert same(out, long)
