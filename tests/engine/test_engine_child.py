@@ -169,6 +169,10 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         write(path, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    with out.open("rb") as reader:
+        engine._write(out, b"another")
+        assert reader.read() == b"the old one"  # who has it open keeps what was there
+    engine._write(out, b"the old one")
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(WriteError, match="No space left"):
         engine._write(out, b"the new one")
