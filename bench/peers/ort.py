@@ -31,6 +31,7 @@ class OnnxRuntime(Peer):
                     f"onnxruntime {ort.__version__} has no CUDA provider",
                     "Run pip uninstall onnxruntime, then pip install 'aigc-rt[gpu]'",
                 )
+            ort.preload_dlls()  # CUDA's libraries where pip put them
             # TF32 off: the same arithmetic as every other fp32 peer.
             provider = ("CUDAExecutionProvider", {"device_id": job.device.split(":")[1], "use_tf32": "0"})
         self.session = ort.InferenceSession(self.onnx_file(), options, providers=[provider])
