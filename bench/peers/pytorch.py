@@ -82,16 +82,21 @@ class Compile(Eager):
 
 
 def load_module(source: str | None) -> torch.nn.Module:
-    """The module of a run's folder, or what `package.module:factory` returns."""
+    """The module of a run's folder, or of `package.module:factory`: a module, or export's arguments with it in them."""
     if source is None:
         raise BackendUnavailable(
             "the bundle's PyTorch module", "the bundle does not name a run that is here", "Name it with --torch"
         )
     path, _, factory = source.partition(":")
     if factory and path.replace(".", "").isidentifier():
-        module = getattr(importlib.import_module(path), factory)()
+        made = getattr(importlib.import_module(path), factory)()
+        module = made.get("module") if isinstance(made, dict) else made
         if not isinstance(module, torch.nn.Module):
-            raise InputError(f"--torch {source}", f"it returned a {type(module).__name__}", "Return an nn.Module")
+            raise InputError(
+                f"--torch {source}",
+                f"it returned a {type(module).__name__}",
+                "Return an nn.Module, or a dict with one as module",
+            )
         return module
     from aigc_rt.train.run import load_generator
 

@@ -57,6 +57,10 @@ def tanh_module() -> Any:
     return Tanh()
 
 
+def export_arguments() -> dict[str, Any]:
+    return {"module": tanh_module(), "name": "tiny"}
+
+
 class Fine(Peer):
     """Right; leaves its process id where PEER_PIDS says."""
 

@@ -153,8 +153,8 @@ def test_nothing_to_measure_is_still_a_document(bundle: Path) -> None:
 def test_real_engines_agree(bundle: Path, tmp_path: Path) -> None:
     real = ("torch-eager", "onnxruntime", "openvino", "aigc-rt")
     grey = make_bundle(tmp_path / "grey", "NHWC", channels=1)
-    for path in (bundle, grey):
-        options = quick(*real, baseline="onnxruntime", torch=f"{HERE}:tanh_module", seconds=0.01, limit_s=120.0)
+    for path, factory in ((bundle, "tanh_module"), (grey, "export_arguments")):
+        options = quick(*real, baseline="onnxruntime", torch=f"{HERE}:{factory}", seconds=0.01, limit_s=120.0)
         document = bench(path, options)
         assert [(row["peer"], row["status"], row["reason"]) for row in document["rows"]] == [
             (peer, "ok", None) for peer in real for _ in range(4)
