@@ -92,11 +92,8 @@ def load_module(source: str | None) -> torch.nn.Module:
         made = getattr(importlib.import_module(path), factory)()
         module = made.get("module") if isinstance(made, dict) else made
         if not isinstance(module, torch.nn.Module):
-            raise InputError(
-                f"--torch {source}",
-                f"it returned a {type(module).__name__}",
-                "Return an nn.Module, or a dict with one as module",
-            )
+            mend = "Return an nn.Module, or a dict with one as module"
+            raise InputError(f"--torch {source}", f"it returned a {type(made).__name__}", mend)
         return module
     from aigc_rt.train.run import load_generator
 
