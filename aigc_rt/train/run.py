@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -248,8 +249,8 @@ def _fit(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer
 
     average = trainer.averages[family.program.graph]
     draw = partial(sample, average, family.program, run.seed, GRID)
-    saver = Saver(options.out / CHECKPOINTS, max(1, run.steps // SAVES), run.versions, saved)
-    curves = Curves(options.out, trainer.step, max(1, run.steps // POINTS), max(1, run.steps // GRIDS), draw)
+    saver = Saver(options.out / CHECKPOINTS, math.ceil(run.steps / SAVES), run.versions, saved)
+    curves = Curves(options.out, trainer.step, math.ceil(run.steps / POINTS), math.ceil(run.steps / GRIDS), draw)
     watchers: list[Watcher] = [saver, curves]
     if not options.quiet:
         watchers.append(Bar(options.family, trainer.step, stop))

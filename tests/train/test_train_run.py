@@ -71,7 +71,7 @@ def test_the_folder(whole: Path) -> None:
     assert run["quality_note"] == "not asked for"
     assert record.read(whole).recipe.batch == 64
     kept = sorted(p.name for p in (whole / "checkpoints").iterdir())
-    assert kept == ["step-00000022", "step-00000024", "step-00000026"]
+    assert kept == ["step-00000021", "step-00000024", "step-00000026"]
 
 
 def test_grids_are_pngs(whole: Path) -> None:
