@@ -1,24 +1,59 @@
 # Every target works from a fresh clone: it makes .venv and installs what it needs, at the versions of constraints.txt.
-# TORCH_INDEX: the package index that torch comes from, e.g. https://download.pytorch.org/whl/cpu for the small CPU build.
+# TORCH_INDEX: the package index for torch, e.g. https://download.pytorch.org/whl/cpu for the small CPU build.
 PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-TORCH := torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+# Without --no-compile pip compiles every file of every package, which doubles the time; Python compiles what it imports.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo test test-all lint bench-suite clean
+.PHONY: demo test test-all lint suite format
+
+demo: demo/digits.png demo/bench.png
+
+demo/run/run.json: | $(VENV)/.demo
+	$(BIN)/aigc-rt train gan --data mnist5k --out demo/run --resume
+
+demo/digits/manifest.json: demo/run/run.json
+	$(BIN)/aigc-rt export demo/run --out demo/digits --precision fp32,fp16 --engine tensorrt-rtx --force
+
+demo/digits.png: demo/digits/manifest.json
+	$(BIN)/aigc-rt generate demo/digits -n 64 --seed 7 --out demo/digits.png
+
+demo/bench.json: demo/digits/manifest.json
+	$(BIN)/aigc-rt bench demo/digits --out demo/bench.json --plot demo/bench.png
+
+demo/bench.png: demo/bench.json
+
+test: lint | $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+test-all: lint | $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: | $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+suite: | $(VENV)/.dev
+	$(BIN)/python -m pytest bench/suite --benchmark-only
+
+format: | $(VENV)/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "aigc-rt needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11 ..."; exit 1; }
+	  { echo "This needs Python 3.11 or newer, $(PYTHON) is older. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "The venv module is missing. Install it: sudo apt-get install python3-venv"; exit 1; }
+	  { echo "Python's venv module is missing. Install it: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing aigc-rt with PyTorch, ONNX Runtime, OpenVINO and TensorRT for RTX into $(VENV) ..."
-	$(PIP) $(TORCH)
+	@echo "Installing PyTorch, ONNX Runtime, OpenVINO and TensorRT for RTX into $(VENV) ..."
+	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) -e '.[all]'
 	@touch $@
 

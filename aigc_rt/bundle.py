@@ -44,7 +44,7 @@ class Bundle:
                 "Give the folder that `aigc-rt export` wrote",
             )
         if file.is_symlink():
-            raise IntegrityError(f"open {file}", "it is a link, a bundle holds plain files only", "Copy the bundle again")
+            raise IntegrityError(f"open {file}", "it is a link, not a plain file", "Copy the bundle again")
         if file.stat().st_size > MANIFEST_LIMIT_BYTES:
             raise ManifestError(
                 f"read {file}",

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 arguments rejected before anything was opened, 130 Ctrl-C,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
 import sys
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from aigc_rt.plan import Request
 
 try:
-    import click
     import typer
 except ImportError:
     sys.stderr.write("aigc-rt: the command needs typer: pip install 'aigc-rt[cli]'\n")
@@ -42,24 +42,25 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads on the CPU; al
 
 def main() -> None:
     """Run the command and exit with its code."""
-    sys.exit(_run(app))
+    app()
 
 
-def _run(command: Callable[..., Any]) -> int:
-    try:
-        code = command(standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except click.UsageError as error:
-        error.show()
-        return 2
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _say("interrupted")
-        return 130
-    except AigcRtError as error:
-        _say(f"error: {error}")
-        return 1
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """A subcommand whose errors end the process with one line and the right code; typer answers wrong arguments."""
+
+    @app.command()
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            function(*arguments, **options)
+        except AigcRtError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise typer.Exit(130) from None
+
+    return run
 
 
 def _say(text: str) -> None:
@@ -97,17 +98,17 @@ def _request(
     try:
         return Request(device, backend, precision, threads)
     except InputError as error:
-        raise click.UsageError(str(error)) from None
+        raise typer.BadParameter(str(error)) from None
 
 
 def _split(text: str, word: str, known: tuple[str, ...]) -> tuple[str, ...]:
     parts = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if unknown := [part for part in parts if part not in known]:
-        raise click.UsageError(f"{word} {', '.join(unknown)}: there are {', '.join(known)}.")
+        raise typer.BadParameter(f"{word} {', '.join(unknown)}: there are {', '.join(known)}.")
     return parts
 
 
-@app.command()
+@_command
 def inspect(bundle: Bundled, as_json: AsJson = False) -> None:
     """Show what is in a bundle, with its evidence."""
     from aigc_rt import describe
@@ -117,7 +118,7 @@ def inspect(bundle: Bundled, as_json: AsJson = False) -> None:
     _show(describe.text(opened), describe.document(opened), as_json)
 
 
-@app.command()
+@_command
 def verify(bundle: Bundled, device: Device = "auto", as_json: AsJson = False) -> None:
     """Check hashes, schema, and that every variant usable here gives the recorded answer."""
     from aigc_rt.verify import verify as check
@@ -130,7 +131,7 @@ def verify(bundle: Bundled, device: Device = "auto", as_json: AsJson = False) ->
     raise typer.Exit(0 if report.passed else 1)
 
 
-@app.command()
+@_command
 def plan(
     bundle: Bundled,
     device: Device = "auto",
@@ -147,7 +148,7 @@ def plan(
         _show(str(generator.plan), generator.plan.to_dict(), as_json)
 
 
-@app.command()
+@_command
 def generate(
     bundle: Bundled,
     out: Annotated[Path, typer.Option(help=".png, .wav or .npy.")],
@@ -176,14 +177,14 @@ def generate(
 def _condition(text: str) -> tuple[str, float | str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise click.UsageError(f"--set {text}: write NAME=VALUE.")
+        raise typer.BadParameter(f"--set {text}: write NAME=VALUE.")
     try:
         return name, float(value)
     except ValueError:
         return name, value
 
 
-@app.command()
+@_command
 def train(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="What to train: gan.")],
     data: Annotated[str, typer.Option(help="mnist5k, digits, a folder of images or a folder of IDX files.")],
@@ -218,7 +219,7 @@ def train(
     _show("\n".join(words), dataclasses.asdict(record), as_json)
 
 
-@app.command()
+@_command
 def export(
     source: Annotated[str, typer.Argument(metavar="RUN|PACKAGE.MODULE:FACTORY", help="What to export.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
@@ -238,7 +239,7 @@ def export(
     precisions = _split(precision, "precision", ("fp32", "fp16"))
     engines = _split(engine, "engine", ("tensorrt-rtx", "tensorrt"))
     if not precisions:
-        raise click.UsageError("--precision: give fp32, fp16 or both.")
+        raise typer.BadParameter("--precision: give fp32, fp16 or both.")
     common: dict[str, Any] = {"precisions": precisions, "engines": engines, "force": force, "progress": _step}
     if ":" in source and not Path(source).exists():
         given = _factory(source) | common | ({} if name is None else {"name": name})
@@ -249,7 +250,7 @@ def export(
     _show(describe.text(made), describe.document(made), as_json)
 
 
-@app.command()
+@_command
 def bench(
     bundle: Bundled,
     out: Annotated[Path | None, typer.Option(help="Write the JSON here, with every raw sample.")] = None,
@@ -274,7 +275,7 @@ def bench(
     try:
         options = room.BenchOptions(**given)
     except InputError as error:
-        raise click.UsageError(str(error)) from None
+        raise typer.BadParameter(str(error)) from None
     document = room.bench(bundle, options, progress=_step)
     if out is not None:
         store.write(document, out)
@@ -287,7 +288,7 @@ def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise click.UsageError(f"{option} {text}: write whole numbers with commas.") from None
+        raise typer.BadParameter(f"{option} {text}: write whole numbers with commas.") from None
 
 
 def _factory(source: str) -> dict[str, Any]:

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 from aigc_rt import noise, verify
 from aigc_rt.errors import GateFailed
-from aigc_rt.generator import Generator, load
-from aigc_rt.manifest import Evidence, Feedforward, Json, Manifest
+from aigc_rt.export.rounding import Rounded
+from aigc_rt.generator import load
+from aigc_rt.manifest import Condition, Evidence, Feedforward, Json, Manifest
 
 Array = NDArray[Any]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Judge = Callable[[NDArray[np.uint8]], Mapping[str, Json]]
 """Images uint8 (N, H, W, C) -> what a judge says of them."""
 
@@ -45,7 +48,7 @@ def reference(module: torch.nn.Module, manifest: Manifest, examples: Mapping[str
             for name, n in program.noise.items()
         }
         for condition in program.conditions.values():
-            inputs[condition.input] = _sweep(condition.low, condition.high, np.dtype(condition.dtype))
+            inputs[condition.input] = _sweep(condition, PARITY_SAMPLES)
     else:
         inputs = {name: value.detach().cpu().numpy() for name, value in examples.items()}
     return Reference(inputs, _forward(module, manifest, inputs))
@@ -69,26 +72,36 @@ def tensors(answer: Any) -> list[torch.Tensor]:
     return [leaf for leaf in torch.utils._pytree.tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
 
 
-def _sweep(low: float, high: float, dtype: np.dtype[Any]) -> Array:
-    """Values that cover a condition's range evenly, PARITY_SAMPLES of them."""
+def _sweep(condition: Condition, count: int) -> Array:
+    """Values that cover a condition's range evenly, (count,)."""
+    dtype = np.dtype(condition.dtype)
     if np.issubdtype(dtype, np.floating):
-        return np.linspace(low, high, PARITY_SAMPLES, dtype=dtype)
-    return (low + np.arange(PARITY_SAMPLES) % (int(high - low) + 1)).astype(dtype)
+        return np.linspace(condition.low, condition.high, count, dtype=dtype)
+    return (condition.low + np.arange(count) % (int(condition.high - condition.low) + 1)).astype(dtype)
 
 
-def parity(folder: Path, manifest: Manifest, variant: str, truth: Reference) -> Evidence:
-    """The error of one ONNX variant on this CPU against PyTorch fp32, and its gate's answer."""
-    role = manifest.program.graph
-    precision = manifest.main_graph.variants[variant].precision
-    with load(folder, device="cpu", backend="onnxruntime", precision=precision) as generator:
-        outputs = _outputs(generator, truth)
-        chosen = generator.plan.chosen[0]
+def parity(folder: Path, manifest: Manifest, variant: str, truth: Reference) -> list[Evidence]:
+    """The error of one ONNX variant against PyTorch fp32, with its gate's answer: as this CPU runs it and, in half
+    precision, also with every value rounded to its type, as a GPU would (see `rounding`).
+    """
+    stored = manifest.main_graph.variants[variant]
+    with load(folder, device="cpu", backend="onnxruntime", precision=stored.precision) as generator:
+        claims = [_parity(manifest, variant, truth, generator.run, "as the CPU runs it")]
+    if stored.precision == "fp16":
+        rounded = Rounded(onnx.load(str(folder / stored.file)))
+        claims.append(_parity(manifest, variant, truth, rounded, "every value rounded to fp16, as on a GPU"))
+    return claims
+
+
+def _parity(manifest: Manifest, variant: str, truth: Reference, run: Run, arithmetic: str) -> Evidence:
+    outputs = _outputs(manifest, truth, run)
     errors = {name: _error(truth.outputs[name], value) for name, value in outputs.items()}
-    tolerance = verify.TOLERANCE[precision]
+    tolerance = verify.TOLERANCE[manifest.main_graph.variants[variant].precision]
     passed = all(e["finite"] and e["max_abs_relative"] <= tolerance for e in errors.values())
     details: dict[str, Json] = {
-        "backend": chosen.backend,
-        "provider": chosen.provider,
+        "arithmetic": arithmetic,
+        "backend": "onnxruntime",
+        "provider": "CPUExecutionProvider",
         "device": f"cpu ({platform.machine()})",
         "reference": _REFERENCE,
         "samples": len(next(iter(truth.inputs.values()))),
@@ -96,18 +109,17 @@ def parity(folder: Path, manifest: Manifest, variant: str, truth: Reference) -> 
         "tolerance": tolerance,
         "outputs": errors,
     }
-    return Evidence("parity", "device", details, role, variant, passed)
+    return Evidence("parity", "device", details, manifest.program.graph, variant, passed)
 
 
-def _outputs(generator: Generator, truth: Reference) -> dict[str, Array]:
-    """The generator's answer to the reference's inputs, in calls no larger than its axes allow."""
-    program = generator.bundle.manifest.program
-    if not isinstance(program, Feedforward):
-        return generator.run(truth.inputs)
-    graph = generator.bundle.manifest.main_graph
+def _outputs(manifest: Manifest, truth: Reference, run: Run) -> dict[str, Array]:
+    """A graph's answer to the reference's inputs, in calls no larger than its axes allow."""
+    if not isinstance(manifest.program, Feedforward):
+        return dict(run(truth.inputs))
+    graph = manifest.main_graph
     most = graph.axes[str(graph.inputs[0].shape[0])].max
     parts = [
-        generator.run({name: value[first : first + most] for name, value in truth.inputs.items()})
+        run({name: value[first : first + most] for name, value in truth.inputs.items()})
         for first in range(0, PARITY_SAMPLES, most)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -147,15 +159,18 @@ def require(evidence: Evidence) -> None:
             worst.append(f"{name} is off by {error['max_abs_relative']:.2g} of its range")
     raise GateFailed(
         f"export {evidence.graph}/{evidence.variant}",
-        f"{'; '.join(worst)}, allowed is {details['tolerance']:g}",
+        f"{'; '.join(worst)} ({details['arithmetic']}), allowed is {details['tolerance']:g}",
         "Leave this precision out, or train the module with smaller activations",
     )
 
 
 def quality(folder: Path, manifest: Manifest, variant: str, judge: Judge) -> Evidence:
     """A judge's word on 1,000 samples of one ONNX variant, made by the runtime on this CPU."""
+    program = manifest.program
+    assert isinstance(program, Feedforward)
     precision = manifest.main_graph.variants[variant].precision
+    conditions: dict[str, Any] = {name: _sweep(c, JUDGED_SAMPLES) for name, c in program.conditions.items()}
     with load(folder, device="cpu", backend="onnxruntime", precision=precision) as generator:
-        images = generator.generate(JUDGED_SAMPLES, seed=JUDGED_SEED).array
+        images = generator.generate(JUDGED_SAMPLES, seed=JUDGED_SEED, **conditions).array
     details = {"backend": "onnxruntime", "device": "cpu", "seed": JUDGED_SEED, **judge(images)}
-    return Evidence("quality", "device", details, manifest.program.graph, variant)
+    return Evidence("quality", "device", details, program.graph, variant)

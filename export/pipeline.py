@@ -84,9 +84,10 @@ def export(
     path = Path(out)
     frozen = _freeze(module)
     examples = graph.examples_by_name(module, example_inputs)
+    _check_program(program, judge, examples)
     with replacing(path, force=force) as folder, torch.no_grad():
         progress("tracing the module")
-        outputs = _output_names(frozen(**examples), program)
+        outputs = _output_names(_try(frozen, examples), program)
         exported = graph.to_onnx(frozen, examples, dynamic or {}, outputs)
         draft = _Draft(folder, program.graph if program else ROLE)
         for wanted in dict.fromkeys(precisions):
@@ -129,6 +130,31 @@ def _freeze(module: torch.nn.Module) -> torch.nn.Module:
     return frozen
 
 
+def _check_program(program: Program | None, judge: evidence.Judge | None, examples: Mapping[str, torch.Tensor]) -> None:
+    if judge is not None and not (isinstance(program, Feedforward) and program.media.kind == "image"):
+        raise InputError("export with a judge", "the program makes no images", "Leave the judge out")
+    if isinstance(program, Feedforward):
+        fed = sorted([*program.noise, *(c.input for c in program.conditions.values())])
+        if fed != sorted(examples):
+            found = f"forward is given {sorted(examples)}"
+            raise InputError(
+                f"a program that feeds {fed}", found, "Name noise and conditions after forward's parameters"
+            )
+
+
+def _try(module: torch.nn.Module, examples: Mapping[str, torch.Tensor]) -> Any:
+    """One call of forward, before minutes are spent on it."""
+    try:
+        return module(**examples)
+    except Exception as error:  # forward raises what it wants
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in examples.items())
+        raise ExportError(
+            f"run {type(module).__name__} on the examples ({shapes})",
+            f"{type(error).__name__}: {error}",
+            "Give examples that forward takes",
+        ) from error
+
+
 def _output_names(answer: Any, program: Program | None) -> tuple[str, ...]:
     """Names for the outputs: the one that the program's media names, "output", or output_0, output_1, ..."""
     count = len(evidence.tensors(answer))
@@ -155,6 +181,7 @@ def _add_engine(draft: _Draft, exported: graph.Exported, flavour: str) -> None:
         precision=stored.precision,
         profiles=[_profile(exported)],
         name=f"{draft.role}/{source}",
+        options=engine.BuildOptions(parameters=exported.parameters),
     )
     name = f"{source}-{flavour}"
     draft.put(
@@ -189,9 +216,10 @@ def _measure(
     for name, stored in manifest.main_graph.variants.items():
         if stored.format != "onnx":
             continue
-        claim = evidence.parity(folder, manifest, name, truth)
-        evidence.require(claim)
-        claims.append(claim)
+        measured = evidence.parity(folder, manifest, name, truth)
+        for claim in measured:
+            evidence.require(claim)
+        claims += measured
         if judge is not None:
             claims.append(evidence.quality(folder, manifest, name, judge))
     return claims

@@ -86,7 +86,7 @@ class TensorRT:
                 raise
             raise BackendUnavailable(f"open {job}", error.found, error.mend) from error
         except Exception as error:  # cuda-core's errors share no base class
-            raise BackendUnavailable(f"open {job}", f"CUDA does not start: {error}", "Run `aigc-rt doctor`") from error
+            raise BackendUnavailable(f"open {job}", f"CUDA does not start: {error}", "Run `nvidia-smi`") from error
         try:
             return TensorRTExecutor(job, _load(job, library, gpu, data))
         except PlanError:

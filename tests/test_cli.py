@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COMMAND = [sys.executable, "-c", "from aigc_rt.cli import main; main()"]
+
+
+def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **more)
+
+
+def fails(code: int, *arguments: object, says: str) -> None:
+    """The command ends with that code and one clear message, no traceback, nothing on stdout."""
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert says in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, images: Path) -> Path:
+    return Path(shutil.copytree(images, tmp_path / "toy"))
+
+
+def test_generate_writes_a_grid_that_a_seed_repeats(bundle: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    assert run("generate", bundle, "-n", 9, "--seed", 7, "--out", one).returncode == 0
+    done = run("generate", bundle, "-n", 9, "--seed", 7, "--out", two, "--device", "cpu", "--json")
+    assert done.returncode == 0
+    assert one.read_bytes() == two.read_bytes()
+    with Image.open(one) as image:
+        assert image.size == (3 * (5 + 2) + 2, 3 * (4 + 2) + 2)
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["plan"]["chosen"][0]["backend"] == "onnxruntime"
+
+
+def test_generate_takes_conditions(labelled: Path, tmp_path: Path) -> None:
+    for value in ("1", "one"):
+        assert (
+            run("generate", labelled, "-n", 2, "--set", f"label={value}", "--out", tmp_path / f"{value}.npy").returncode
+            == 0
+        )
+    assert np.array_equal(np.load(tmp_path / "1.npy"), np.load(tmp_path / "one.npy"))
+    fails(1, "generate", labelled, "--out", tmp_path / "x.png", says="has no default")
+    fails(2, "generate", labelled, "--out", tmp_path / "x.png", "--set", "label", says="NAME=VALUE")
+
+
+def test_verify_answers_with_its_exit_code(bundle: Path) -> None:
+    done = run("verify", bundle)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ok      generator/fp32 with onnxruntime on cpu" in done.stdout
+    report = json.loads(run("verify", bundle, "--json").stdout)
+    assert report["passed"] is True
+    (bundle / "extra").write_text("x")
+    done = run("verify", bundle, "--json")
+    assert done.returncode == 1
+    assert "does not list it" in json.loads(done.stdout)["checks"][0]["detail"]
+
+
+def test_verify_finds_a_variant_that_answers_otherwise(bundle: Path, tmp_path: Path) -> None:
+    """A bundle whose hashes are right and whose weights are others: only the recorded answer tells."""
+    import dataclasses
+
+    import toy
+
+    from aigc_rt.bundle import Bundle, write_manifest
+
+    before = Bundle(bundle).manifest
+    changed = toy.model(labelled=False)
+    tensor = next(t for t in changed.graph.initializer if t.name == "second")
+    tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) * np.float32(1.01)).tobytes()
+    other = toy.bundle(tmp_path / "other", graph=changed)
+    mixed = dataclasses.replace(Bundle(other).manifest, evidence=before.evidence)
+    write_manifest(other, mixed)
+    done = run("verify", other)
+    assert done.returncode == 1
+    assert "failed  generator/fp32 with onnxruntime" in done.stdout
+
+
+def test_inspect_and_plan_show_the_same_to_people_and_programs(bundle: Path) -> None:
+    text, document = run("inspect", bundle).stdout, json.loads(run("inspect", bundle, "--json").stdout)
+    assert {v["variant"] for v in document["variants"]} == {"fp32", "fp16"}
+    assert "fp16: fp16 onnx" in text
+    assert document["manifest"]["schema"] == 1
+    text, document = run("plan", bundle).stdout, json.loads(run("plan", bundle, "--json").stdout)
+    assert "run   generator/fp32 with onnxruntime on cpu" in text
+    assert document["chosen"][0]["variant"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("generate", "BUNDLE", "-n", "0", "--out", "x.png"), "greater than or equal to"),
+        (("generate", "BUNDLE", "-n", "-3", "--out", "x.png"), "greater than or equal to"),
+        (("generate", "BUNDLE", "--seed", "-1", "--out", "x.png"), "greater than or equal to"),
+        (("generate", "BUNDLE"), "--out"),
+        (("generate", "BUNDLE", "--out", "x.png", "--device", "gpu"), "cuda:N"),
+        (("generate", "BUNDLE", "--out", "x.png", "--backend", "torch"), "onnxruntime"),
+        (("plan", "BUNDLE", "--precision", "fp8"), "fp16"),
+        (("verify",), "BUNDLE"),
+        (("export", "RUN", "--out", "x", "--precision", "fp8"), "fp32, fp16"),
+        (("export", "RUN", "--out", "x", "--precision", ""), "fp32"),
+        (("export", "RUN", "--out", "x", "--engine", "openvino"), "tensorrt-rtx"),
+        (("bench", "BUNDLE", "--batches", "one"), "whole numbers"),
+        (("bench", "BUNDLE", "--peers", "magic"), "known peers"),
+        (("frobnicate",), "No such command"),
+    ],
+)
+def test_arguments_that_cannot_be_right_end_with_2(arguments: tuple[str, ...], says: str) -> None:
+    fails(2, *arguments, says=says)
+
+
+def test_what_is_not_there_ends_with_1(bundle: Path, tmp_path: Path) -> None:
+    fails(1, "verify", tmp_path / "none", says="there is nothing")
+    fails(1, "inspect", tmp_path, says="without manifest.json")
+    fails(1, "generate", bundle, "--out", tmp_path / "x.png", "--device", "cuda", says="CUDA")
+    fails(1, "generate", bundle, "--out", tmp_path / "x.png", "--backend", "tensorrt", says="tensorrt")
+    fails(1, "generate", bundle, "--out", tmp_path / "none" / "x.png", says="No such file")
+    fails(1, "generate", bundle, "--out", tmp_path / "x.jpg", says=".png or .npy")
+    fails(1, "export", tmp_path / "none", "--out", tmp_path / "out", says="there is nothing")
+    fails(1, "export", "no.module:factory", "--out", tmp_path / "out", says="No module named")
+    fails(1, "train", "gan", "--data", "no-such-data", "--out", tmp_path / "run", says="mnist5k")
+    fails(1, "train", "gpt5", "--data", "digits", "--out", tmp_path / "run", says="Known families are gan")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["toy"]
+
+
+def test_a_damaged_bundle_ends_with_1(bundle: Path, tmp_path: Path) -> None:
+    graph = next(bundle.glob("*.fp32.*"))
+    good = graph.read_bytes()
+    graph.write_bytes(good[:-1])
+    fails(1, "generate", bundle, "--out", tmp_path / "x.png", says="the manifest says")
+    graph.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    fails(1, "generate", bundle, "--out", tmp_path / "x.png", says="SHA-256")
+    manifest = bundle / "manifest.json"
+    text = manifest.read_text()
+    for wrong, says in ((text[:100], "not JSON"), (text.replace('"schema": 1', '"schema": 99'), "its schema is 99")):
+        manifest.write_text(wrong)
+        fails(1, "generate", bundle, "--out", tmp_path / "x.png", says=says)
+
+
+def test_a_graph_that_is_not_onnx_ends_with_1(tmp_path: Path) -> None:
+    import dataclasses
+
+    import toy
+
+    from aigc_rt.bundle import Bundle, describe, write_manifest
+
+    path = toy.bundle(tmp_path / "bad", precisions=("fp32",))
+    manifest = Bundle(path).manifest
+    (path / manifest.main_graph.variants["fp32"].file).write_bytes(b"this is no ONNX file")
+    files = {k: v for k, v in describe(path).items() if k != "manifest.json"}
+    write_manifest(path, dataclasses.replace(manifest, files=files))
+    fails(1, "generate", path, "--out", tmp_path / "x.png", says="protobuf")
+    assert run("verify", path).returncode == 1
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from aigc_rt import cli, generator
+def slow(*a, **k):
+    print("loading", file=sys.stderr, flush=True)
+    time.sleep(60)
+generator.load = slow
+cli.main()
+"""
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
+    arguments = ["generate", str(bundle), "--out", str(tmp_path / "x.png")]
+    child = subprocess.Popen([sys.executable, "-c", SLOW, *arguments], stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    assert child.stderr.readline() == "loading\n"
+    child.send_signal(signal.SIGINT)
+    rest = child.communicate()[1]
+    assert child.returncode == 130
+    assert "Traceback" not in rest
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_without_typer_the_command_says_how_to_install_it() -> None:
+    code = "import sys; sys.modules['typer'] = None; from aigc_rt.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pip install 'aigc-rt[cli]'" in done.stderr
+
+
+def test_the_installed_command_is_this_one() -> None:
+    command = Path(sys.executable).with_name("aigc-rt" + (".exe" if os.name == "nt" else ""))
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+    for name in ("train", "export", "inspect", "verify", "plan", "generate", "bench"):
+        assert f" {name} " in done.stdout
