@@ -151,7 +151,8 @@ def scale(recipe: Recipe, step: int, steps: int) -> float:
     if recipe.schedule == "constant":
         return 1.0
     share = (step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps)
-    return recipe.final_lr + (1.0 - recipe.final_lr) * 0.5 * (1.0 + math.cos(math.pi * share))
+    height = min(1.0, 2.0 - 2.0 * share) if recipe.schedule == "trapezoid" else 0.5 * (1.0 + math.cos(math.pi * share))
+    return recipe.final_lr + (1.0 - recipe.final_lr) * height
 
 
 @dataclass

@@ -51,7 +51,7 @@ class TrainOptions:
         evaluate: have the result judged, where the data has labels.
         judge: cache folder of judges; None is the user's.
         quiet: no progress, on a terminal either.
-        threads: torch's threads; None leaves them alone.
+        threads: torch's threads, on which the last bits of the weights depend.
     """
 
     family: str
@@ -94,12 +94,12 @@ def train(options: TrainOptions, export_check: ExportCheck | None = None) -> Run
         WriteError: the disk is full, or `out` cannot be written to.
         KeyboardInterrupt: after a checkpoint was saved.
     """
-    _family(options.family)
+    _recipe(options)
     before = _resumed(options) if options.resume else None
     if before is None:
         _refuse_used(options.out)
     data = datasets.load(options.data, options.size)
-    with _threads(options.threads):
+    with _threads(options.threads or (before.threads if before else _recipe(options)[1].threads)):
         asked = _asked(options, data)
         run = _check_same(before, asked) if before else asked
         family = _create(run)
@@ -184,8 +184,8 @@ def _resumed(options: TrainOptions) -> RunRecord:
     return found
 
 
-def _asked(options: TrainOptions, data: Dataset) -> RunRecord:
-    """The record of a new run."""
+def _recipe(options: TrainOptions) -> tuple[str, Recipe]:
+    """The objective and how it is to be optimised."""
     objectives = _family(options.family).objectives
     objective = options.objective or next(iter(objectives))
     if objective not in objectives:
@@ -195,7 +195,14 @@ def _asked(options: TrainOptions, data: Dataset) -> RunRecord:
             f"Known objectives are {', '.join(objectives)}",
         )
     usual: Recipe = objectives[objective]
-    recipe = dataclasses.replace(usual, epochs=options.epochs or usual.epochs, batch=options.batch or usual.batch)
+    return objective, dataclasses.replace(
+        usual, epochs=options.epochs or usual.epochs, batch=options.batch or usual.batch
+    )
+
+
+def _asked(options: TrainOptions, data: Dataset) -> RunRecord:
+    """The record of a new run."""
+    objective, recipe = _recipe(options)
     family = _family(options.family).create(data.shape, objective)
     return RunRecord(
         family=options.family,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from aigc_rt import media
@@ -29,7 +30,7 @@ class _Rate(ProgressColumn):
     """Steps a second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0.0:.0f} steps/s")
+        return Text(f"{task.speed or 0.0:.0f}/s")
 
 
 class Bar(Watcher):
@@ -39,11 +40,11 @@ class Bar(Watcher):
         self._shown = Console(stderr=True).is_terminal
         self._columns = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),  # the whole line fits into 80 columns
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[losses]}", table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
             refresh_per_second=4,
         )
@@ -55,11 +56,10 @@ class Bar(Watcher):
         """Move on; the text is made only now and then."""
         if not self._shown:
             return
-        text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items()) if trainer.step % 20 == 0 else None
-        if text is None:
-            self._columns.update(self._task, completed=trainer.step)
-        else:
-            self._columns.update(self._task, completed=trainer.step, losses=text)
+        self._columns.update(self._task, completed=trainer.step)
+        if trainer.step % 20 == 0:
+            text = " ".join(f"{role} {losses[role]:.2f}" for role in trainer.networks if role in losses)
+            self._columns.update(self._task, losses=text)
 
     def end(self, trainer: Trainer) -> None:
         """Nothing to write."""

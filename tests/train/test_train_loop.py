@@ -189,6 +189,8 @@ def test_schedules() -> None:
     assert values[60] == pytest.approx(0.55)
     assert values[109] == pytest.approx(0.1, abs=1e-3)
     assert values[10:] == sorted(values[10:], reverse=True)
+    trapezoid = dataclasses.replace(cosine, schedule="trapezoid", warmup_steps=0)
+    assert [scale(trapezoid, step, 100) for step in (0, 50, 75, 100)] == pytest.approx([1, 1, 0.55, 0.1])
 
 
 def test_the_rate_reaches_the_optimizers(digits: data.Dataset) -> None:

@@ -255,6 +255,11 @@ def test_threads_are_put_back(tmp_path: Path) -> None:
     found = train(options(tmp_path / "run", threads=before + 1, max_steps=1))
     assert torch.get_num_threads() == before
     assert found.threads == before + 1
+    assert train(options(tmp_path / "run", resume=True, max_steps=2)).threads == before + 1
+    torch.set_num_threads(before + 2)
+    assert train(options(tmp_path / "other", max_steps=1)).threads == 1
+    assert torch.get_num_threads() == before + 2
+    torch.set_num_threads(before)
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,3 +369,14 @@ def test_an_ended_run_goes_on_exactly(number: signal.Signals, long: Path, tmp_pa
     assert load_generator(out).made["step"] == step
     assert train(options(out, resume=True, epochs=None)).status == "finished"
     assert same(out, long)
+
+
+@pytest.mark.slow
+def test_the_default_gan_is_good_enough(tmp_path: Path) -> None:
+    """All ten digits, and at most 1/20 of an untrained generator's distance: two minutes."""
+    found = train(options(tmp_path / "run", data="mnist5k", epochs=None, batch=None, evaluate=True, judge=tmp_path))
+    assert found.quality is not None
+    assert found.quality["judge"]["accuracy"] >= 0.97
+    assert found.quality["covered"] == 10
+    assert min(found.quality["shares"].values()) >= 0.03
+    assert found.quality["frechet_ratio"] <= 1 / 20

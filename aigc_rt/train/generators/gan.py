@@ -101,8 +101,8 @@ class Gan:
 
     averaged = ("generator",)
     objectives: ClassVar[dict[str, Recipe]] = {
-        "r3gan": Recipe(epochs=115, batch=64, lr=1e-3, betas=(0.5, 0.99)),
-        "bce": Recipe(epochs=100, batch=128, lr=2e-4, betas=(0.5, 0.999)),
+        "r3gan": Recipe(90, batch=64, lr=1e-3, betas=(0.0, 0.99), schedule="trapezoid", final_lr=0.02, threads=1),
+        "bce": Recipe(100, batch=128, lr=2e-4, betas=(0.5, 0.999), threads=1),
     }
 
     def __init__(self, shape: tuple[int, int, int], objective: str, config: GanConfig) -> None:
