@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from aigc_rt import noise
@@ -199,8 +199,3 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def parameters(module: nn.Module) -> int:
-    """Number of trained values."""
-    return sum(p.numel() for p in module.parameters())
