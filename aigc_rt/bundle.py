@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from aigc_rt.errors import BundleExists, BundleNotFound, IntegrityError, ManifestError, WriteError
-from aigc_rt.manifest import MANIFEST, MANIFEST_LIMIT_BYTES, SIGNATURE, File, Manifest, decode, encode
+from aigc_rt.manifest import MANIFEST, MANIFEST_LIMIT_BYTES, SIGNATURE, File, Manifest
+from aigc_rt.manifest_json import decode, encode
 
 
 class Bundle:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_rt.errors import ExecutionError, InputError, WriteError
+from aigc_rt.errors import ExecutionError, InputError
+from aigc_rt.files import write_whole
 from aigc_rt.manifest import Media
 
 Floats = NDArray[np.floating[Any]]
@@ -133,16 +134,3 @@ def save(path: str | os.PathLike[str], samples: NDArray[Any], media: Media) -> N
             f"save {media.kind} samples as {target.name!r}", f"{media.kind} goes to {fits}", "Change the ending"
         )
     write_whole(target, data)
-
-
-def write_whole(target: Path, data: bytes) -> None:
-    """Write a file beside its name, then rename it; WriteError when that fails, and nothing is left."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise WriteError(
-            f"write {target}", error.strerror or str(error), "Free space or choose another place"
-        ) from error

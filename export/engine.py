@@ -27,9 +27,10 @@ from typing import Any
 from aigc_rt import errors
 from aigc_rt.backends import trt_library
 from aigc_rt.backends.trt_library import Library
-from aigc_rt.errors import AigcRtError, BackendUnavailable, EngineError, InputError, WriteError
+from aigc_rt.errors import AigcRtError, BackendUnavailable, EngineError, InputError
 from aigc_rt.export import engine_network, engine_proof
 from aigc_rt.export.engine_network import Profiles
+from aigc_rt.files import write_whole
 from aigc_rt.manifest import Engine, Precision, Profile
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -318,13 +319,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name=given.name or given.onnx.stem,
             options=_options_from_json(given.options),
         )
-        _write(given.out, built.engine)
+        write_whole(given.out, built.engine)
     except AigcRtError as error:
         wrong = {"class": type(error).__name__, "asked": error.asked, "found": error.found, "mend": error.mend}
-        _write(given.report, json.dumps({"error": wrong}).encode())
+        write_whole(given.report, json.dumps({"error": wrong}).encode())
         return 1
     document = {"engine": dataclasses.asdict(built.spec), "evidence": built.evidence, "log": built.log}
-    _write(given.report, json.dumps(document).encode())
+    write_whole(given.report, json.dumps(document).encode())
     return 0
 
 
@@ -333,19 +334,6 @@ def _end_with_stdin() -> None:
         while os.read(0, 4096):
             pass
     os._exit(1)
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise WriteError(
-            f"write {path}", error.strerror or str(error), "Free space or choose a place you may write to"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

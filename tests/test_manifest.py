@@ -24,10 +24,8 @@ from aigc_rt.manifest import (
     Profile,
     TensorSpec,
     Variant,
-    canonical,
-    decode,
-    encode,
 )
+from aigc_rt.manifest_json import canonical, decode, encode
 
 GOLDEN = Path(__file__).parent / "golden" / "manifest-1.json"
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from aigc_rt.errors import RunError
-from aigc_rt.media import write_whole
+from aigc_rt.files import write_whole
 from aigc_rt.train.data import Dataset
 from aigc_rt.train.task import Recipe
 

@@ -16,6 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from aigc_rt import media
+from aigc_rt.files import write_whole
 from aigc_rt.train import checkpoint
 from aigc_rt.train.loop import Trainer, Watcher
 
@@ -128,7 +129,7 @@ class Curves(Watcher):
         picture = media.grid(self.draw())
         path = self.folder / "samples" / f"step-{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        media.write_whole(path, media.png(picture))
+        write_whole(path, media.png(picture))
         self.writer.add_image("samples", picture, step, dataformats="HWC")
         self._grid_at = step
 

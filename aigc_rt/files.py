@@ -1,0 +1,26 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from aigc_rt.errors import WriteError
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write beside the name, then rename: a reader sees the old file or the new one.
+
+    Raises:
+        WriteError: it cannot be written; the old file is untouched and nothing else is left.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    except OSError as error:
+        raise WriteError(
+            f"write {target}", error.strerror or str(error), "Free space or choose another place"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
