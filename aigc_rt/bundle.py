@@ -9,13 +9,16 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from aigc_rt.errors import BundleExists, BundleNotFound, IntegrityError, ManifestError, WriteError
+from aigc_rt.errors import BundleError, BundleExists, BundleNotFound, IntegrityError, ManifestError, WriteError
+from aigc_rt.files import write_whole
 from aigc_rt.manifest import MANIFEST, MANIFEST_LIMIT_BYTES, SIGNATURE, File, Manifest
 from aigc_rt.manifest_json import decode, encode
 
@@ -30,30 +33,8 @@ class Bundle:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        file = self.path / MANIFEST
-        if not file.is_file():
-            there = (
-                "a folder without manifest.json"
-                if self.path.is_dir()
-                else "a file"
-                if self.path.exists()
-                else "nothing"
-            )
-            raise BundleNotFound(
-                f"open the bundle {self.path}",
-                f"there is {there}",
-                "Give the folder that `aigc-rt export` wrote",
-            )
-        if file.is_symlink():
-            raise IntegrityError(f"open {file}", "it is a link, not a plain file", "Copy the bundle again")
-        if file.stat().st_size > MANIFEST_LIMIT_BYTES:
-            raise ManifestError(
-                f"read {file}",
-                f"it is larger than {MANIFEST_LIMIT_BYTES:,} bytes",
-                "Copy the bundle again, or export it again",
-            )
-        data = file.read_bytes()
-        self.manifest = decode(data, str(file))
+        data = _read_manifest(self.path)
+        self.manifest = decode(data, str(self.path / MANIFEST))
         self.digest: str = json.loads(data)["digest"]
 
     def __repr__(self) -> str:
@@ -65,12 +46,19 @@ class Bundle:
         Raises:
             IntegrityError: it is missing, a link, or not what was hashed.
         """
-        self._hash(name)
+        with self._opened(name) as stream:
+            digest = hashlib.sha256()
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+        self._compare(name, digest.hexdigest())
         return self.path / name
 
     def read(self, name: str) -> bytes:
         """The bytes of a listed file; errors as in `file`. What is returned is what was hashed."""
-        return self._hash(name, keep=True)
+        with self._opened(name) as stream:
+            data = stream.read()
+        self._compare(name, hashlib.sha256(data).hexdigest())
+        return data
 
     def verify(self) -> None:
         """Hash every listed file, and refuse any that is not listed.
@@ -86,7 +74,7 @@ class Bundle:
             elif name not in self.manifest.files and name not in (MANIFEST, SIGNATURE):
                 raise self._added(name)
         for name in self.manifest.files:
-            self._hash(name)
+            self.file(name)
 
     def _added(self, name: str) -> IntegrityError:
         return IntegrityError(
@@ -95,33 +83,50 @@ class Bundle:
             f"Remove {name} if it is not yours",
         )
 
-    def _hash(self, name: str, *, keep: bool = False) -> bytes:
-        entry = self.manifest.files[name]
-        path = self.path / name
+    def _wrong(self, name: str, found: str) -> IntegrityError:
+        return IntegrityError(f"open {self.path / name}", found, "Copy the bundle again, or export it again")
 
-        def wrong(found: str) -> IntegrityError:
-            return IntegrityError(f"open {path}", found, "Copy the bundle again, or export it again")
-
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO]:
+        entry, path = self.manifest.files[name], self.path / name
         for part in (path, *path.parents[: len(PurePosixPath(name).parts) - 1]):
             if part.is_symlink():
-                raise wrong(f"{part} is a link, a bundle holds plain files only")
+                raise self._wrong(name, f"{part} is a link, a bundle holds plain files only")
         try:
             if not stat.S_ISREG(path.lstat().st_mode):  # asked first: opening a named pipe would wait for a writer
-                raise wrong("it is not a plain file")
+                raise self._wrong(name, "it is not a plain file")
             with path.open("rb") as stream:
-                info = os.fstat(stream.fileno())
-                if info.st_size != entry.bytes:
-                    raise wrong(f"it has {info.st_size:,} bytes, the manifest says {entry.bytes:,}")
-                kept, digest = bytearray(), hashlib.sha256()
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-                    if keep:
-                        kept += chunk
+                size = os.fstat(stream.fileno()).st_size
+                if size != entry.bytes:
+                    raise self._wrong(name, f"it has {size:,} bytes, the manifest says {entry.bytes:,}")
+                yield stream
         except OSError as error:
-            raise wrong(error.strerror or str(error)) from None
-        if digest.hexdigest() != entry.sha256:
-            raise wrong(f"its SHA-256 is {digest.hexdigest()}, the manifest says {entry.sha256}")
-        return bytes(kept)
+            raise self._wrong(name, error.strerror or str(error)) from None
+
+    def _compare(self, name: str, digest: str) -> None:
+        if digest != self.manifest.files[name].sha256:
+            expected = self.manifest.files[name].sha256
+            raise self._wrong(name, f"its SHA-256 is {digest}, the manifest says {expected}")
+
+
+def _read_manifest(folder: Path) -> bytes:
+    file = folder / MANIFEST
+    try:
+        if file.is_symlink():
+            raise IntegrityError(f"open {file}", "it is a link, not a plain file", "Copy the bundle again")
+        if not file.is_file():
+            there = "a folder without manifest.json" if folder.is_dir() else "a file" if folder.exists() else "nothing"
+            mend = "Give the folder that `aigc-rt export` wrote"
+            raise BundleNotFound(f"open the bundle {folder}", f"there is {there}", mend)
+        if file.stat().st_size > MANIFEST_LIMIT_BYTES:
+            found = f"it is larger than {MANIFEST_LIMIT_BYTES:,} bytes"
+            raise ManifestError(f"read {file}", found, "Copy the bundle again, or export it again")
+        return file.read_bytes()
+    except OSError as error:
+        if isinstance(error, BundleNotFound):
+            raise
+        mend = "Make it readable, or copy the bundle again"
+        raise BundleError(f"open the bundle {folder}", error.strerror or str(error), mend) from None
 
 
 # Writing a bundle
@@ -132,7 +137,8 @@ def replacing(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Give an empty folder beside `path`; rename it to `path` when the block ends well, remove it when it does not.
 
     Whatever happens, `path` is what it was before or the finished folder. A kill leaves one folder named
-    `.NAME.PID.TOKEN.partial`, which the next call for the same path removes.
+    `.NAME.PID.TOKEN.partial`, and in the instant between two renames the old one as `.NAME.PID.TOKEN.old`; the next
+    call for the same path removes the one and puts the other back.
 
     Args:
         path: where the folder will be.
@@ -153,15 +159,10 @@ def replacing(path: Path, *, force: bool = False) -> Iterator[Path]:
         for written in staging.rglob("*"):
             if written.is_file():
                 _flush(written)
-        if path.exists():
-            old = staging.with_suffix(".old")
-            path.rename(old)
-            staging.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            staging.rename(path)
+        _refuse_existing(path, force)  # what came meanwhile is not ours to replace
+        _put(staging, path)
     except OSError as error:
-        if isinstance(error, BundleExists | WriteError):
+        if isinstance(error, BundleError):
             raise
         raise WriteError(
             f"write {path}",
@@ -170,6 +171,20 @@ def replacing(path: Path, *, force: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put(staging: Path, path: Path) -> None:
+    if not path.exists():
+        staging.rename(path)
+        return
+    old = staging.with_suffix(".old")
+    path.rename(old)
+    try:
+        staging.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _refuse_existing(path: Path, force: bool) -> None:
@@ -191,11 +206,12 @@ def _refuse_existing(path: Path, force: bool) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what killed writers of `path` left, and put back a bundle that one had moved aside."""
-    for left in path.parent.glob(f".{path.name}.*.*"):
-        owner = left.name[len(path.name) + 2 :].split(".")[0]
-        if left.suffix not in (".partial", ".old") or not owner.isdigit() or _alive(int(owner)):
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.[0-9a-f]{{8}}\.(partial|old)")
+    for left in path.parent.iterdir() if path.parent.is_dir() else ():
+        match = pattern.fullmatch(left.name)
+        if match is None or _alive(int(match[1])):
             continue
-        if left.suffix == ".old" and not path.exists():
+        if match[2] == "old" and not path.exists():
             left.rename(path)
         else:
             shutil.rmtree(left, ignore_errors=True)
@@ -223,7 +239,7 @@ def content_name(role: str, variant: str, data: bytes, suffix: str) -> str:
     return f"{role}.{variant}.{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
 
 
-def describe(folder: Path) -> dict[str, File]:
+def hash_files(folder: Path) -> dict[str, File]:
     """Size and hash of every file below `folder`, by its path in the bundle."""
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -238,7 +254,10 @@ def describe(folder: Path) -> dict[str, File]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Put manifest.json into `folder` in one step: a reader sees the old one or the new one."""
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_bytes(encode(manifest))
-    temporary.replace(folder / MANIFEST)
+    """Put manifest.json into `folder` in one step: a reader sees the old one or the new one.
+
+    Raises:
+        ManifestError: `decode` would not accept it.
+        WriteError: it cannot be written.
+    """
+    write_whole(folder / MANIFEST, encode(manifest))

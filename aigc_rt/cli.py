@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from aigc_rt.errors import AigcRtError, ExportError, InputError, MissingDependency
+from aigc_rt.errors import AigcRtError, InputError, MissingDependency
 
 if TYPE_CHECKING:
     from aigc_rt.plan import Request
@@ -84,9 +84,7 @@ def _needs(module: str, extra: str) -> Any:
     except ImportError as error:
         if isinstance(error, MissingDependency):
             raise
-        raise MissingDependency(
-            f"use {module}", f"it needs {error.name}, which is not installed", f"pip install 'aigc-rt[{extra}]'"
-        ) from None
+        raise MissingDependency(f"use {module}", str(error), f"pip install 'aigc-rt[{extra}]'") from None
 
 
 def _request(
@@ -242,8 +240,9 @@ def export(
         raise typer.BadParameter("--precision: give fp32, fp16 or both.")
     common: dict[str, Any] = {"precisions": precisions, "engines": engines, "force": force, "progress": _step}
     if ":" in source and not Path(source).exists():
-        given = _factory(source) | common | ({} if name is None else {"name": name})
-        made = _needs("aigc_rt.export", "export").export(out=out, **given)
+        call = _needs("aigc_rt.export.factory", "export").call
+        given = call(source) | common | ({} if name is None else {"name": name})
+        made = _needs("aigc_rt.export.pipeline", "export").export(out=out, **given)
     else:
         runs = _needs("aigc_rt.export.run", "train,export")
         made = runs.export_run(Path(source), out, name=name, quality=quality, **common)
@@ -289,17 +288,3 @@ def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{option} {text}: write whole numbers with commas.") from None
-
-
-def _factory(source: str) -> dict[str, Any]:
-    """What package.module:factory returns; the current folder is searched first, as `python -m` does."""
-    module, _, function = source.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    mend = "Name a function of an importable module that returns a dict of aigc_rt.export.export's arguments"
-    try:
-        given = getattr(importlib.import_module(module), function)()
-    except Exception as error:  # it is the user's code: it raises anything
-        raise ExportError(f"call {source}", f"{type(error).__name__}: {error}", mend) from error
-    if not isinstance(given, dict) or not {"module", "example_inputs"} <= given.keys():
-        raise ExportError(f"call {source}", "it returned no dict with module and example_inputs", mend)
-    return given

@@ -28,7 +28,6 @@ class Samples:
 
     Attributes:
         array: images uint8 (N, H, W, C); audio float32 (N, T, C) in [-1, 1]; else the graph's floats.
-            None when only raw floats were asked for.
         raw: the graph's floats, with raw=True; else None.
         seed, start: sample k is number start + k of the seed.
     """
@@ -176,7 +175,7 @@ def load(
         except PlanError as error:  # said in the plan; raised below when nothing else is left
             skips.append(Skip(role, job.variant, job.place.backend, job.place.device, error.found))
             continue
-        chosen = plan.describe(job, plan.reason(job, request))
-        others = tuple(plan.describe(other) for other in jobs[rank + 1 :])
+        chosen = plan.choice(job, plan.reason(job, request))
+        others = tuple(plan.choice(other) for other in jobs[rank + 1 :])
         return Generator(bundle, Plan(str(bundle.path), str(request), (chosen,), others, tuple(skips)), executor)
     raise plan.no_way(role, request, [job.place for job in jobs], skips)

@@ -42,14 +42,22 @@ def encode(manifest: Manifest) -> bytes:
         ManifestError: the manifest is not one that `decode` would accept.
     """
     document = {"format": FORMAT, "schema": SCHEMA, **_to_json(manifest)}
-    data = canonical({**document, "digest": hashlib.sha256(canonical(document)).hexdigest()})
+    try:
+        data = canonical({**document, "digest": hashlib.sha256(canonical(document)).hexdigest()})
+    except (TypeError, ValueError) as error:
+        raise ManifestError(
+            f"write {MANIFEST}", f"a value is no JSON ({error})", "Record plain, finite values"
+        ) from None
     if len(data) > MANIFEST_LIMIT_BYTES:
         raise ManifestError(
             f"write {MANIFEST}",
             f"it has {len(data):,} bytes, the limit is {MANIFEST_LIMIT_BYTES:,}",
             "Record less evidence",
         )
-    decode(data, MANIFEST)
+    try:
+        decode(data, MANIFEST)
+    except ManifestError as error:
+        raise type(error)(f"write {MANIFEST}", error.found, "Describe the bundle without the contradiction") from None
     return data
 
 
@@ -82,7 +90,10 @@ def decode(data: bytes, where: str) -> Manifest:
     manifest: Manifest = _from_json(Manifest, document, where)
     _validate(manifest, where)
     body = {"format": FORMAT, "schema": SCHEMA, **document}
-    expected = hashlib.sha256(canonical(body)).hexdigest()
+    try:
+        expected = hashlib.sha256(canonical(body)).hexdigest()
+    except (ValueError, RecursionError) as error:  # NaN, infinity, half a surrogate pair: JSON that nobody may write
+        raise ManifestError(f"read {where}", f"a value in it cannot be written ({error})", _AGAIN) from None
     if digest != expected:
         raise IntegrityError(f"read {where}", f"its digest is {digest!r}, its content gives {expected!r}", _AGAIN)
     if data != canonical({**body, "digest": digest}):
@@ -159,6 +170,8 @@ def _describe(kind: Any) -> str:
 
 # What the types alone do not say
 
+ARGUMENTS = ("n", "seed", "start", "raw")
+"""What `generate` takes besides conditions."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -230,6 +243,10 @@ def _validate_feedforward(program: Feedforward, graph: Graph, must: Callable[[bo
     )
     batch = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
     must(isinstance(batch, str), "the first axis of the graph's inputs is not a dynamic batch")
+    must(
+        graph.axes[str(batch)].min == 1,
+        f"the batch begins at {graph.axes[str(batch)].min}, so one sample cannot be made",
+    )
     for name, noise in program.noise.items():
         spec = graph.input(name)
         must(
@@ -241,8 +258,12 @@ def _validate_feedforward(program: Feedforward, graph: Graph, must: Callable[[bo
     streams = [n.stream for n in program.noise.values()]
     must(len(set(streams)) == len(streams), "two inputs draw from one stream of noise")
     for name, condition in program.conditions.items():
+        must(name not in ARGUMENTS, f"a condition cannot be called {name}: generate has that argument already")
+        fits = graph.input(condition.input).dtype == condition.dtype
+        must(fits, f"condition {name} is {condition.dtype}, the graph wants {graph.input(condition.input).dtype}")
         must(graph.input(condition.input).shape == (batch,), f"condition {name} is not one value a sample")
         must(condition.low <= condition.high, f"condition {name} ends before it starts")
+        must(len(condition.names) <= condition.high - condition.low + 1, f"condition {name} has more names than values")
         within = condition.default is None or condition.low <= condition.default <= condition.high
         must(within, f"the default of condition {name} is out of its range")
     must(

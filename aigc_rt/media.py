@@ -39,7 +39,7 @@ def finish(values: NDArray[Any], media: Media) -> NDArray[Any]:
         raise ExecutionError(
             f"turn the output {media.output!r} into {media.kind}",
             "it holds NaN",
-            "Use a variant of higher precision, precision='fp32' first; raw=True shows the floats",
+            "Use a variant of higher precision, precision='fp32' first; `run` shows the floats",
         )
     if media.kind == "image":
         return _pixels(values, media)

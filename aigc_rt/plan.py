@@ -1,4 +1,4 @@
-"""What will execute each graph, what else could, and why the rest cannot. Deciding opens nothing."""
+"""What will execute each graph, what else could, and why the rest cannot. Nothing is opened here; `load` does that."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Request:
         index = self.device.removeprefix("cuda:") if isinstance(self.device, str) else ""
         if self.device not in ("auto", "cpu", "cuda") and not (index != self.device and index.isdecimal()):
             raise InputError(f"device={self.device!r}", "devices are auto, cpu, cuda and cuda:N", "Give one of them")
+        if index != self.device and isinstance(self.device, str):
+            object.__setattr__(self, "device", f"cuda:{int(index)}")
         for name, value, known in (
             ("backend", self.backend, backends.NAMES),
             ("precision", self.precision, PRECISIONS),
@@ -103,18 +105,25 @@ def _detail(choice: Choice) -> str:
 
 
 def survey(bundle: Bundle, role: str, request: Request) -> tuple[list[Job], list[Skip]]:
-    """Every way to run one graph here that fits the request, best first; and every other way with its reason.
+    """`candidates`, or an error with every reason when there is none.
 
     Raises:
         BackendUnavailable, DeviceUnavailable: what was asked for does not work here.
         PlanError: it works, but no variant fits.
     """
+    jobs, skips = candidates(bundle, role, request)
+    if not jobs:
+        raise no_way(role, request, _places(request), skips)
+    return jobs, skips
+
+
+def candidates(bundle: Bundle, role: str, request: Request) -> tuple[list[Job], list[Skip]]:
+    """Every way to run one graph here that fits the request, best first; and every other way with its reason."""
     jobs: list[Job] = []
     skips: list[Skip] = []
-    graph = bundle.manifest.graphs[role]
     threads = request.threads or available_threads()
     places = _places(request)
-    for name, stored in graph.variants.items():
+    for name, stored in bundle.manifest.graphs[role].variants.items():
         for place in places:
             if stored.format not in backends.get(place.backend).formats:
                 continue
@@ -125,16 +134,13 @@ def survey(bundle: Bundle, role: str, request: Request) -> tuple[list[Job], list
             else:
                 skips.append(Skip(role, name, place.backend, place.device, why))
     jobs.sort(key=_preference)
-    if not jobs:
-        raise no_way(role, request, places, skips)
     return jobs, skips
 
 
 def _places(request: Request) -> list[Place]:
     names = backends.NAMES if request.backend is None else (request.backend,)
     places = [place for name in names for place in backends.get(name).places()]
-    wanted = {"auto": "", "cuda": "cuda:"}.get(request.device, request.device)
-    kept = [p for p in places if p.device.startswith(wanted)]
+    kept = [p for p in places if request.device in ("auto", p.device, p.device.partition(":")[0])]
     index = request.device.removeprefix("cuda:")
     if index.isdecimal() and int(index) > 0 and not kept:  # an index that no backend offers: the reasons are cuda:0's
         return [
@@ -164,7 +170,7 @@ def _preference(job: Job) -> tuple[int, int, int, int]:
     return (not on_gpu, order.index(job.stored.precision), backends.NAMES.index(job.place.backend), device)
 
 
-def describe(job: Job, why: str = "") -> Choice:
+def choice(job: Job, why: str = "") -> Choice:
     """The job as a line of the plan."""
     place = job.place
     return Choice(

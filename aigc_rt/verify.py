@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aigc_rt import backends, noise, plan
 from aigc_rt.backends.base import Job
 from aigc_rt.bundle import Bundle
-from aigc_rt.errors import AigcRtError, BundleError
+from aigc_rt.errors import AigcRtError, BackendUnavailable, BundleError
 from aigc_rt.manifest import Feedforward, Json, Manifest
 from aigc_rt.plan import Request
 
@@ -68,10 +68,7 @@ def verify(path: str | os.PathLike[str], *, device: str = "auto") -> Report:
         return Report(os.fspath(path), (Check("files", "failed", str(error)),))
     checks = [Check("files", "ok", f"{len(bundle.manifest.files)} files, schema and hashes")]
     role = bundle.manifest.program.graph
-    try:
-        jobs, skips = plan.survey(bundle, role, request)
-    except AigcRtError as error:
-        return Report(str(bundle.path), (*checks, Check(f"run {role}", "failed", str(error))))
+    jobs, skips = plan.candidates(bundle, role, request)
     checks += [_answer(bundle, job) for job in jobs]
     checks += [Check(f"{s.graph}/{s.variant} with {s.backend} on {s.device}", "skipped", s.why) for s in skips]
     return Report(str(bundle.path), tuple(checks))
@@ -82,15 +79,22 @@ def _answer(bundle: Bundle, job: Job) -> Check:
     recorded = [e for e in bundle.manifest.evidence if (e.claim, e.graph) == ("answer", job.role)]
     try:
         executor = backends.get(job.place.backend).open(job)
-        try:
-            outputs = executor.run(probe(bundle.manifest))
-        finally:
-            executor.close()
+    except BackendUnavailable as error:  # this machine lacks something; any other error is the bundle's
+        return Check(what, "skipped", error.found)
     except AigcRtError as error:
         return Check(what, "failed", str(error))
+    try:
+        outputs = executor.run(probe(bundle.manifest))
+    except AigcRtError as error:
+        return Check(what, "failed", str(error))
+    finally:
+        executor.close()
     if not recorded:
         return Check(what, "ok", "it runs; the bundle records no answer to compare with")
-    off = distance(recorded[0].details["outputs"], outputs)
+    try:
+        off = distance(recorded[0].details["outputs"], outputs)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        return Check(what, "failed", f"the recorded answer is malformed ({type(error).__name__}: {error})")
     allowed = TOLERANCE[job.stored.precision]
     result: Literal["ok", "failed"] = "ok" if off <= allowed else "failed"  # NaN fails
     return Check(what, result, f"{off:.2g} of the range from PyTorch's answer, allowed {allowed:g}")
@@ -107,7 +111,7 @@ def probe(manifest: Manifest) -> dict[str, Array]:
         shape = tuple(graph.axes[d].min if isinstance(d, str) else d for d in spec.shape)
         inputs[spec.name] = np.zeros(shape, spec.dtype)
         if np.issubdtype(inputs[spec.name].dtype, np.floating):
-            inputs[spec.name] = noise.normal(SEED, stream, 0, 1, shape)[0].astype(spec.dtype)
+            inputs[spec.name] = np.asarray(noise.normal(SEED, stream, 0, 1, shape)[0], spec.dtype)
     if isinstance(program, Feedforward):
         for name, drawn in program.noise.items():
             inputs[name] = noise.DISTRIBUTIONS[drawn.distribution](SEED, drawn.stream, 0, 1, drawn.shape)

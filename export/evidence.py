@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from aigc_rt import noise, verify
 from aigc_rt.errors import GateFailed
+from aigc_rt.export import engine
 from aigc_rt.export.rounding import Rounded
-from aigc_rt.generator import load
+from aigc_rt.generator import Generator, load
 from aigc_rt.manifest import Condition, Evidence, Feedforward, Json, Manifest
 
 Array = NDArray[Any]
@@ -54,11 +55,19 @@ def reference(module: torch.nn.Module, manifest: Manifest, examples: Mapping[str
     return Reference(inputs, _forward(module, manifest, inputs))
 
 
-def answer(module: torch.nn.Module, manifest: Manifest) -> Evidence:
-    """PyTorch's answer to the probe, for `aigc-rt verify` to compare with wherever the bundle lands."""
-    outputs = _forward(module, manifest, verify.probe(manifest))
+def answer(module: torch.nn.Module, manifest: Manifest) -> list[Evidence]:
+    """PyTorch's answer to the probe, for `aigc-rt verify` to compare with wherever the bundle lands.
+
+    Empty where the module gives no finite answer: the probe of a `tensor` program may lie outside what it takes.
+    """
+    try:
+        outputs = _forward(module, manifest, verify.probe(manifest))
+    except (RuntimeError, IndexError, ValueError):
+        return []
+    if not all(np.isfinite(value).all() for value in outputs.values()):
+        return []
     details = {"seed": verify.SEED, "reference": _REFERENCE, "outputs": verify.sketch(outputs)}
-    return Evidence("answer", "device", details, manifest.program.graph)
+    return [Evidence("answer", "device", details, manifest.program.graph)]
 
 
 def _forward(module: torch.nn.Module, manifest: Manifest, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -80,31 +89,46 @@ def _sweep(condition: Condition, count: int) -> Array:
     return (condition.low + np.arange(count) % (int(condition.high - condition.low) + 1)).astype(dtype)
 
 
-def parity(folder: Path, manifest: Manifest, variant: str, truth: Reference) -> list[Evidence]:
+def parity(
+    folder: Path, manifest: Manifest, variant: str, truth: Reference, notes: Mapping[str, Json]
+) -> list[Evidence]:
     """The error of one ONNX variant against PyTorch fp32, with its gate's answer: as this CPU runs it and, in half
-    precision, also with every value rounded to its type, as a GPU would (see `rounding`).
+    precision, also with every value rounded to its type, as a GPU would (see `rounding`). `notes` go into the details.
     """
     stored = manifest.main_graph.variants[variant]
     with load(folder, device="cpu", backend="onnxruntime", precision=stored.precision) as generator:
-        claims = [_parity(manifest, variant, truth, generator.run, "as the CPU runs it")]
+        claims = [_parity(manifest, variant, truth, generator, generator.run, "as the CPU runs it")]
     if stored.precision == "fp16":
         rounded = Rounded(onnx.load(str(folder / stored.file)))
-        claims.append(_parity(manifest, variant, truth, rounded, "every value rounded to fp16, as on a GPU"))
-    return claims
+        claims.append(_parity(manifest, variant, truth, generator, rounded, "every value rounded to fp16, as on a GPU"))
+    return [replace(claim, details={**claim.details, **notes}) for claim in claims]
 
 
-def _parity(manifest: Manifest, variant: str, truth: Reference, run: Run, arithmetic: str) -> Evidence:
+def on_device(folder: Path, manifest: Manifest, variant: str, truth: Reference) -> list[Evidence]:
+    """What a machine with a GPU adds on an engine: the engine inspector's word, and the error on that device."""
+    stored = manifest.main_graph.variants[variant]
+    role = manifest.program.graph
+    seen = engine.inspect((folder / stored.file).read_bytes(), stored.format)
+    inspected = Evidence("precision", "inspected", {"asked": stored.precision, **seen}, role, variant)
+    with load(folder, device="cuda", backend=stored.format, precision=stored.precision) as generator:
+        return [inspected, _parity(manifest, variant, truth, generator, generator.run, "as the device runs it")]
+
+
+def _parity(
+    manifest: Manifest, variant: str, truth: Reference, generator: Generator, run: Run, arithmetic: str
+) -> Evidence:
     outputs = _outputs(manifest, truth, run)
     errors = {name: _error(truth.outputs[name], value) for name, value in outputs.items()}
     tolerance = verify.TOLERANCE[manifest.main_graph.variants[variant].precision]
     passed = all(e["finite"] and e["max_abs_relative"] <= tolerance for e in errors.values())
+    chosen = generator.plan.chosen[0]
     details: dict[str, Json] = {
         "arithmetic": arithmetic,
-        "backend": "onnxruntime",
-        "provider": "CPUExecutionProvider",
-        "device": f"cpu ({platform.machine()})",
+        "backend": chosen.backend,
+        "provider": chosen.provider,
+        "device": f"{chosen.device} ({platform.machine()})",
         "reference": _REFERENCE,
-        "samples": len(next(iter(truth.inputs.values()))),
+        "samples": PARITY_SAMPLES if isinstance(manifest.program, Feedforward) else 1,
         "seed": PARITY_SEED,
         "tolerance": tolerance,
         "outputs": errors,

@@ -12,7 +12,6 @@ from typing import Any, get_args
 
 import onnx
 import torch
-from onnx import numpy_helper
 
 from aigc_rt.errors import ExportError, InputError
 from aigc_rt.manifest import Axis, DType, TensorSpec
@@ -124,11 +123,6 @@ def _unfit(module: torch.nn.Module, asked: str, names: list[str]) -> InputError:
     return InputError(f"export with {asked}", found, "Give one example for each parameter, in order or by name")
 
 
-def parameter_count(model: onnx.ModelProto) -> int:
-    """Numbers stored in the graph's initializers."""
-    return sum(numpy_helper.to_array(t).size for t in model.graph.initializer)
-
-
 def _axis(spec: str | tuple[str, int, int]) -> tuple[str, int, int]:
     return (spec, *DEFAULT_RANGE) if isinstance(spec, str) else (str(spec[0]), int(spec[1]), int(spec[2]))
 
@@ -199,12 +193,14 @@ def _first_words(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's remarks off the user's terminal; what matters comes as an exception."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -15,8 +15,9 @@ from typing import Any, get_args
 
 import torch
 
-from aigc_rt.bundle import Bundle, content_name, describe, replacing, write_manifest
-from aigc_rt.errors import ExportError, InputError
+from aigc_rt.backends import trt_library
+from aigc_rt.bundle import Bundle, content_name, hash_files, replacing, write_manifest
+from aigc_rt.errors import ExportError, InputError, ManifestError
 from aigc_rt.export import engine, evidence, graph, precision
 from aigc_rt.manifest import Evidence, Feedforward, Format, Graph, Json, Manifest, Profile, Program, Tensor, Variant
 
@@ -36,6 +37,8 @@ class _Draft:
     role: str
     variants: dict[str, Variant] = field(default_factory=dict)
     evidence: list[Evidence] = field(default_factory=list)
+    notes: dict[str, dict[str, Json]] = field(default_factory=dict)
+    """What a conversion could not keep, by variant; it goes into the variant's parity claims."""
 
     def put(self, name: str, data: bytes, suffix: str, **stored: Any) -> None:
         file = content_name(self.role, name, data, suffix)
@@ -84,7 +87,7 @@ def export(
     path = Path(out)
     frozen = _freeze(module)
     examples = graph.examples_by_name(module, example_inputs)
-    _check_program(program, judge, examples)
+    _check_program(program, judge, examples, dynamic or {})
     with replacing(path, force=force) as folder, torch.no_grad():
         progress("tracing the module")
         outputs = _output_names(_try(frozen, examples), program)
@@ -98,11 +101,15 @@ def export(
             _add_engine(draft, exported, flavour)
         described = Graph(exported.inputs, exported.outputs, exported.axes, exported.parameters, draft.variants)
         manifest = Manifest(
-            name or path.name, program or Tensor(ROLE), {draft.role: described}, describe(folder), (), _made(made)
+            name or path.name, program or Tensor(ROLE), {draft.role: described}, hash_files(folder), (), _made(made)
         )
-        write_manifest(folder, manifest)  # the runtime that measures reads it
+        try:
+            write_manifest(folder, manifest)  # the runtime that measures reads it
+        except ManifestError as error:
+            raise InputError("export with this program", error.found, "Mend the program, or the module") from None
         progress("measuring against PyTorch")
-        draft.evidence += _measure(folder, manifest, frozen, examples, judge)
+        draft.evidence += _measure(draft, manifest, evidence.reference(frozen, manifest, examples), judge)
+        draft.evidence += evidence.answer(frozen, manifest)
         write_manifest(folder, replace(manifest, evidence=tuple(draft.evidence)))
     return Bundle(path)
 
@@ -121,7 +128,12 @@ def _freeze(module: torch.nn.Module) -> torch.nn.Module:
     """A float32 copy on the CPU in eval mode, its weights finite."""
     if not isinstance(module, torch.nn.Module):
         raise InputError("export", f"it is a {type(module).__name__}", "Give a torch.nn.Module")
-    frozen = copy.deepcopy(module).eval().to("cpu", torch.float32)
+    try:
+        frozen = copy.deepcopy(module)
+    except RuntimeError as error:
+        mend = "Remove hooks and old weight_norm first: torch.nn.utils.remove_weight_norm"
+        raise ExportError(f"copy {type(module).__name__}", str(error), mend) from error
+    frozen = frozen.eval().to("cpu", torch.float32)
     for name, value in frozen.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ExportError(
@@ -130,16 +142,31 @@ def _freeze(module: torch.nn.Module) -> torch.nn.Module:
     return frozen
 
 
-def _check_program(program: Program | None, judge: evidence.Judge | None, examples: Mapping[str, torch.Tensor]) -> None:
+def _check_program(
+    program: Program | None,
+    judge: evidence.Judge | None,
+    examples: Mapping[str, torch.Tensor],
+    dynamic: graph.Dynamic,
+) -> None:
     if judge is not None and not (isinstance(program, Feedforward) and program.media.kind == "image"):
         raise InputError("export with a judge", "the program makes no images", "Leave the judge out")
-    if isinstance(program, Feedforward):
-        fed = sorted([*program.noise, *(c.input for c in program.conditions.values())])
-        if fed != sorted(examples):
-            found = f"forward is given {sorted(examples)}"
+    if not isinstance(program, Feedforward):
+        return
+    fed = sorted([*program.noise, *(c.input for c in program.conditions.values())])
+    if fed != sorted(examples):
+        found = f"forward is given {sorted(examples)}"
+        raise InputError(f"a program that feeds {fed}", found, "Name noise and conditions after forward's parameters")
+    for name, example in examples.items():
+        shape = program.noise[name].shape if name in program.noise else ()
+        if tuple(example.shape[1:]) != shape or example.ndim == 0:
+            found = f"its example has the shape {tuple(example.shape)}"
             raise InputError(
-                f"a program that feeds {fed}", found, "Name noise and conditions after forward's parameters"
+                f"a program that gives {name} as (batch, *{shape})", found, "Give an example of that shape"
             )
+        if 0 not in dynamic.get(name, {}):
+            found = f"dynamic says {dict(dynamic.get(name, {})) or 'nothing'}"
+            mend = f'Give dynamic={{"{name}": {{0: ("batch", 1, 64)}}}}'
+            raise InputError(f"a program whose input {name} has a batch", found, mend)
 
 
 def _try(module: torch.nn.Module, examples: Mapping[str, torch.Tensor]) -> Any:
@@ -166,7 +193,11 @@ def _output_names(answer: Any, program: Program | None) -> tuple[str, ...]:
 
 
 def _add_onnx(draft: _Draft, exported: graph.Exported, wanted: str) -> None:
-    model = exported.model if wanted == "fp32" else precision.to_fp16(exported.model).model
+    model = exported.model
+    if wanted == "fp16":
+        half = precision.to_fp16(model)
+        model = half.model
+        draft.notes[wanted] = {"fp32_nodes": list(half.fp32_nodes), "clamped_constants": list(half.clamped)}
     opset = next(o.version for o in model.opset_import if not o.domain)
     data = model.SerializeToString(deterministic=True)
     draft.put(wanted, data, ".onnx", precision=wanted, format="onnx", opset=opset)
@@ -205,23 +236,21 @@ def _profile(exported: graph.Exported) -> dict[str, Profile]:
 
 
 def _measure(
-    folder: Path,
-    manifest: Manifest,
-    module: torch.nn.Module,
-    examples: Mapping[str, torch.Tensor],
-    judge: evidence.Judge | None,
+    draft: _Draft, manifest: Manifest, truth: evidence.Reference, judge: evidence.Judge | None
 ) -> list[Evidence]:
-    truth = evidence.reference(module, manifest, examples)
-    claims = [evidence.answer(module, manifest)]
+    claims: list[Evidence] = []
     for name, stored in manifest.main_graph.variants.items():
-        if stored.format != "onnx":
+        if stored.format == "onnx":
+            measured = evidence.parity(draft.folder, manifest, name, truth, draft.notes.get(name, {}))
+        elif trt_library.unusable(stored.format) is None:
+            measured = evidence.on_device(draft.folder, manifest, name, truth)
+        else:
             continue
-        measured = evidence.parity(folder, manifest, name, truth)
         for claim in measured:
             evidence.require(claim)
         claims += measured
-        if judge is not None:
-            claims.append(evidence.quality(folder, manifest, name, judge))
+        if judge is not None and stored.format == "onnx":
+            claims.append(evidence.quality(draft.folder, manifest, name, judge))
     return claims
 
 

@@ -6,7 +6,6 @@ that every variant of a graph takes and gives the same; weights are stored once,
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -218,6 +217,9 @@ class _Converter:
     def _outputs(self) -> None:
         """Give the graph's outputs their names and types back, by a cast behind the node that makes them."""
         for value in self.model.graph.output:
+            if value.name in self.constants:
+                self._constant(value.name, self.constants[value.name].data_type)
+                continue
             if self.now[value.name] == value.type.tensor_type.elem_type:
                 continue
             inner = self._fresh(f"{value.name}_fp16")
@@ -243,12 +245,3 @@ def _half_types(schema: onnx.defs.OpSchema) -> set[str]:
 def _formal(formals: Iterable[onnx.defs.OpSchema.FormalParameter], index: int) -> onnx.defs.OpSchema.FormalParameter:
     known = list(formals)
     return known[min(index, len(known) - 1)]  # the last one may be variadic
-
-
-def count_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Numbers stored in the initializers, by element type."""
-    counts: dict[str, int] = defaultdict(int)
-    for tensor in model.graph.initializer:
-        name = TensorProto.DataType.Name(tensor.data_type).lower()
-        counts[name] += int(np.prod(tensor.dims, dtype=np.int64))
-    return dict(counts)

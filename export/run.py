@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_rt.bundle import Bundle
+from aigc_rt.errors import DataError
 from aigc_rt.export.evidence import Judge as Judging
 from aigc_rt.export.pipeline import PRECISIONS, export
 from aigc_rt.train import data as datasets
@@ -44,7 +45,7 @@ def export_run(
     """
     trained = load_generator(run)
     judge = _judge(run) if quality and trained.quality is not None else None
-    made = {"source": str(run), "training": trained.made, "training_quality": trained.quality}
+    made = {"training": trained.made, "training_quality": trained.quality}
     return export(
         trained.module,
         trained.example_inputs,
@@ -81,6 +82,9 @@ def check_exportable(trained: TrainedGenerator) -> None:
 def _judge(run: Path) -> Judging:
     of = record.read(run).data
     data = datasets.load(of.source, of.size)
+    if data.sha256 != of.sha256:
+        found = f"SHA-256 {data.sha256[:12]}... is not the run's {of.sha256[:12]}..."
+        raise DataError(f"judge with the data {of.source}", found, "Bring back the run's data, or use --no-quality")
     judge = Judge.of(data, quiet=True)
     reference = data.images[data.train].transpose(0, 2, 3, 1)
 

@@ -12,7 +12,7 @@ import pytest
 import toy
 
 from aigc_rt.bundle import Bundle, replacing
-from aigc_rt.errors import BundleExists, BundleNotFound, IntegrityError, ManifestError, WriteError
+from aigc_rt.errors import BundleError, BundleExists, BundleNotFound, IntegrityError, ManifestError, WriteError
 from aigc_rt.manifest import MANIFEST
 
 
@@ -171,10 +171,62 @@ def test_a_bundle_that_a_kill_left_moved_aside_is_put_back(bundle: Path) -> None
     before = content(bundle)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    bundle.rename(bundle.parent / f".toy.{gone.pid}.abcd.old")
+    bundle.rename(bundle.parent / f".toy.{gone.pid}.0123abcd.old")
     with pytest.raises(BundleExists):
         toy.bundle(bundle)
     assert content(bundle) == before
+
+
+def test_what_appears_at_the_path_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def race(force: bool) -> None:
+        with replacing(tmp_path / "out", force=force) as folder:
+            (folder / "new").write_text("x")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "other").write_text("theirs")
+
+    for force in (False, True):
+        with pytest.raises(BundleExists):
+            race(force)
+        assert content(tmp_path / "out") == {"other": b"theirs"}
+        shutil.rmtree(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rename_that_fails_puts_the_old_bundle_back(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, rename = content(bundle), Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.suffix == ".partial":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(WriteError, match="No space left"), replacing(bundle, force=True) as folder:
+        (folder / "new").write_text("x")
+    assert content(bundle) == before
+    assert [p.name for p in bundle.parent.iterdir()] == ["toy"]
+
+
+def test_leftovers_of_a_bundle_with_a_longer_name_are_left_alone(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    others = [f".toy.9.{gone.pid}.0123abcd.partial", f".toy.9.{gone.pid}.0123abcd.old", ".toy.notes", ".toy.1.x.old"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    with replacing(tmp_path / "toy") as folder:
+        (folder / "new").write_text("x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "toy"])
+    with replacing(tmp_path / "with [brackets]"):
+        pass
+
+
+def test_a_manifest_that_cannot_be_read_is_a_clear_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(BundleError, match="Permission denied"):
+        Bundle(bundle)
 
 
 FULL = """
@@ -205,6 +257,6 @@ def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None
         pass
 
 
-def test_the_manifest_is_the_last_file_that_changes(images: Path) -> None:
+def test_the_folder_holds_what_the_manifest_lists(images: Path) -> None:
     listed = json.loads((images / MANIFEST).read_bytes())["files"]
     assert sorted([*listed, MANIFEST]) == sorted(p.name for p in images.iterdir())

@@ -155,15 +155,31 @@ def test_a_graph_that_is_not_onnx_ends_with_1(tmp_path: Path) -> None:
 
     import toy
 
-    from aigc_rt.bundle import Bundle, describe, write_manifest
+    from aigc_rt.bundle import Bundle, hash_files, write_manifest
 
     path = toy.bundle(tmp_path / "bad", precisions=("fp32",))
     manifest = Bundle(path).manifest
     (path / manifest.main_graph.variants["fp32"].file).write_bytes(b"this is no ONNX file")
-    files = {k: v for k, v in describe(path).items() if k != "manifest.json"}
+    files = {k: v for k, v in hash_files(path).items() if k != "manifest.json"}
     write_manifest(path, dataclasses.replace(manifest, files=files))
     fails(1, "generate", path, "--out", tmp_path / "x.png", says="protobuf")
     assert run("verify", path).returncode == 1
+
+
+def test_a_factory_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def good(): return {'module': torch.nn.ReLU(), 'example_inputs': (torch.ones(2, 3),)}\n"
+        "def extra(): return {**good(), 'colour': 'red'}\n"
+        "def wrong(): return 3\n"
+        "def raises(): return 1 / 0\n"
+    )
+    done = run("export", "mine:good", "--out", "bundle", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["manifest"]["program"]["kind"] == "tensor"
+    for name, says in (("extra", "colour"), ("wrong", "no dict"), ("raises", "ZeroDivisionError"), ("none", "none")):
+        done = run("export", f"mine:{name}", "--out", "other", cwd=tmp_path)
+        assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
 
 
 SLOW = """

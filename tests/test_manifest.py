@@ -108,6 +108,19 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
         decode(data, "no manifest")
 
 
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"', "[" * 5000 + "]" * 5000])
+def test_json_that_nobody_may_write_is_refused(value: str) -> None:
+    text = GOLDEN.read_text().replace('"2.13.0"', value)
+    with pytest.raises(ManifestError):
+        decode(text.encode(), "odd")
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, object()])
+def test_made_must_be_json(value: object) -> None:
+    with pytest.raises(ManifestError, match="no JSON"):
+        encode(dataclasses.replace(manifest(), made={"x": value}))
+
+
 @pytest.mark.parametrize("schema", [0, 2, "1", None, True, 1.0])
 def test_another_schema_is_refused_by_name(schema: object) -> None:
     with pytest.raises(SchemaVersionError, match=r"its schema is .* reads 1"):
@@ -167,6 +180,10 @@ def graph(d: dict[str, Any]) -> dict[str, Any]:
         (lambda d: d["program"]["conditions"]["label"].update(low=10.0), "ends before it starts"),
         (lambda d: d["program"]["conditions"]["label"].update(default=99.0), "out of its range"),
         (lambda d: d["program"]["conditions"]["label"].update(default=3), "is not float"),
+        (lambda d: d["program"]["conditions"]["label"].update(dtype="int32"), "the graph wants int64"),
+        (lambda d: d["program"]["conditions"]["label"].update(names=["x"] * 11), "more names than values"),
+        (lambda d: d["program"]["conditions"].update(seed=d["program"]["conditions"].pop("label")), "that argument"),
+        (lambda d: graph(d)["axes"]["batch"].update(min=2), "one sample cannot be made"),
         (lambda d: d["program"]["media"].update(output="sound"), "no output 'sound'"),
         (lambda d: d["program"]["media"].update(layout="NCT"), "no image layout"),
         (lambda d: d["program"]["media"].update(kind="audio"), "no audio layout"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_rt import verify
-from aigc_rt.bundle import content_name, describe, replacing, write_manifest
+from aigc_rt.bundle import content_name, hash_files, replacing, write_manifest
 from aigc_rt.export.precision import to_fp16
 from aigc_rt.manifest import (
     Axis,
@@ -113,7 +113,7 @@ def bundle(
         outputs = (TensorSpec("image", "float32", ("batch", *SHAPE)),)
         described = Graph(tuple(inputs), outputs, {"batch": BATCH}, 1056, variants)
         manifest = Manifest(
-            path.name, made or program(labelled=labelled), {"generator": described}, describe(folder), evidence
+            path.name, made or program(labelled=labelled), {"generator": described}, hash_files(folder), evidence
         )
         inputs_of_probe = verify.probe(manifest)
         truth = answer(inputs_of_probe["z"], inputs_of_probe.get("label"))

@@ -63,13 +63,14 @@ def _values(name: str, condition: Condition, given: object, count: int) -> Array
     span = f"{condition.low:g} to {condition.high:g}"
     if given is None:
         raise InputError("generate", f"the condition {name} was not given and has no default", f"Give {name}=, {span}")
-    each = list(given) if isinstance(given, (list, tuple, np.ndarray)) and np.ndim(given) == 1 else [given] * count
-    if len(each) != count:
+    if not isinstance(given, (list, tuple, np.ndarray)) or (isinstance(given, np.ndarray) and given.ndim == 0):
+        given = given.item() if isinstance(given, np.ndarray) else given
+        return np.full(count, _number(name, condition, given, span), condition.dtype)
+    if len(given) != count:
         raise InputError(
-            f"{name}= of {len(each)} values", f"{count} samples were asked", "Give one value, or one a sample"
+            f"{name}= of {len(given)} values", f"{count} samples were asked", "Give one value, or one a sample"
         )
-    numbers = [_number(name, condition, value, span) for value in each]
-    return np.array(numbers, np.dtype(condition.dtype))
+    return np.array([_number(name, condition, value, span) for value in given], condition.dtype)
 
 
 def _number(name: str, condition: Condition, value: object, span: str) -> float:
