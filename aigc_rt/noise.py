@@ -98,6 +98,10 @@ DISTRIBUTIONS: dict[str, Callable[[int, int, int, int, tuple[int, ...]], NDArray
 
 def check(seed: int, stream: int, start: int, count: int) -> None:
     """Raise InputError unless the numbers name samples that exist."""
+    if type(seed) is type(stream) is type(start) is type(count) is int and (
+        0 <= seed < WORD_LIMIT and 0 <= stream < WORD_LIMIT and 0 <= count <= 2**31 and 0 <= start <= WORD_LIMIT - count
+    ):
+        return
     for name, value, low, high in (
         ("seed", seed, 0, WORD_LIMIT - 1),
         ("stream", stream, 0, WORD_LIMIT - 1),

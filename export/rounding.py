@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
+
+from aigc_rt.backends.quiet import import_onnxruntime
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class _Step:
-    session: onnxruntime.InferenceSession
+    session: Any
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     done: tuple[str, ...]
@@ -64,7 +65,7 @@ def _session(
     reads: tuple[str, ...],
     constants: Mapping[str, onnx.TensorProto],
     types: Mapping[str, int],
-) -> onnxruntime.InferenceSession:
+) -> Any:
     graph = helper.make_graph(
         [node],
         "node",
@@ -73,6 +74,7 @@ def _session(
         [constants[name] for name in dict.fromkeys(node.input) if name in constants],
     )
     alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1  # hundreds of sessions: none of them may keep a pool of threads
