@@ -1,4 +1,4 @@
-"""The measuring loop and its statistics, shared by `aigc-rt tune` and `aigc-rt bench`. Times are nanoseconds.
+"""The measuring loop of `aigc-rt bench` and its statistics. Times are nanoseconds.
 
 A block is a run of calls without a pause. Calls of one block share whatever the machine was doing at that moment, so
 intervals are taken over blocks, never over calls.
@@ -21,21 +21,18 @@ def measure_block(
     call: Callable[[], object],
     seconds: float,
     *,
-    minimum_calls: int = 1,
     clock: Clock = time.perf_counter_ns,
 ) -> NDArray[np.int64]:
-    """Call again and again until both limits are reached, and time every call.
+    """Call until the time is over, once at least, and time every call.
 
     Args:
         call: what is measured; what it returns is dropped inside the measured time.
         seconds: how long the block is at least; its last call may go over.
-        minimum_calls: how many calls the block has at least, 1 or more.
         clock: where the time comes from.
 
     Returns:
         (calls,) nanoseconds, in the order of the calls.
     """
-    assert minimum_calls >= 1
     taken: list[int] = []
     stop = clock() + round(seconds * 1e9)
     while True:
@@ -43,7 +40,7 @@ def measure_block(
         call()
         end = clock()
         taken.append(end - begin)
-        if end >= stop and len(taken) >= minimum_calls:
+        if end >= stop:
             return np.array(taken, np.int64)
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from aigc_rt.bench import machine
 from aigc_rt.bench.peers.base import Job, Peer
 from aigc_rt.errors import MissingDependency, PlanError
+from aigc_rt.plan import available_threads
 from aigc_rt.timing import measure_block
 
 Message = dict[str, Any]
@@ -86,9 +88,9 @@ def _block(peer: Peer, request: Message) -> Message:
         call = _call(peer, what, request["batch"])
         measure_block(call, request["rewarm_s"])
         call = _call(peer, what, request["batch"])
-        begin = time.perf_counter(), time.process_time(), machine.busy_s()
+        begin = Reading.now()
         taken = measure_block(call, request["seconds"])
-        blocks[what] = {"ns": taken.tolist(), "others": others_share(*begin)}
+        blocks[what] = {"ns": taken.tolist(), "others": others_share(begin, Reading.now(), available_threads())}
     return {"blocks": blocks}
 
 
@@ -101,23 +103,40 @@ def _call(peer: Peer, what: str, batch: int) -> Callable[[], object]:
     return lambda: peer.images(batch, next(starts))
 
 
-def others_share(wall_s: float, own_s: float, busy_s: float | None) -> float | None:
-    """Share of the usable cores' time that went to other processes since those three readings; None if unknown."""
-    now_s = machine.busy_s()
-    if now_s is None or busy_s is None:
+@dataclass(frozen=True)
+class Reading:
+    """Seconds at one moment: the wall clock, this process's processor time, the cores' by anyone (None if unknown)."""
+
+    wall_s: float
+    own_s: float
+    busy_s: float | None
+
+    @classmethod
+    def now(cls) -> Reading:
+        """Read the clocks."""
+        return cls(time.perf_counter(), time.process_time(), machine.busy_s())
+
+
+def others_share(begin: Reading, end: Reading, cores: int) -> float | None:
+    """Share of the cores' time between two readings that went to other processes; None if unknown."""
+    if begin.busy_s is None or end.busy_s is None:
         return None
-    others_s = (now_s - busy_s) - (time.process_time() - own_s)
-    return max(0.0, others_s / ((time.perf_counter() - wall_s) * machine.usable_cores()))
+    others_s = (end.busy_s - begin.busy_s) - (end.own_s - begin.own_s)
+    return max(0.0, others_s / ((end.wall_s - begin.wall_s) * cores))
 
 
-def settle() -> float:
-    """Wait until this process uses no processor time, seconds waited; gives up after QUIET_LIMIT_S."""
+def settle(used_s: Callable[[], float] = time.process_time) -> float:
+    """Wait until `used_s`, this process's processor time, stands still; gives up after QUIET_LIMIT_S.
+
+    Returns:
+        Seconds waited.
+    """
     begin = time.perf_counter()
     quiet = 0
     while quiet < QUIET_STEPS and time.perf_counter() - begin < QUIET_LIMIT_S:
-        used_s = time.process_time()
+        before_s = used_s()
         time.sleep(QUIET_STEP_S)
-        quiet = quiet + 1 if time.process_time() - used_s < QUIET_STEP_S / 10 else 0
+        quiet = quiet + 1 if used_s() - before_s < QUIET_STEP_S / 10 else 0
     return time.perf_counter() - begin
 
 

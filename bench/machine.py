@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import math
 import os
 import platform
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import aigc_rt
+from aigc_rt.plan import available_threads
 
 FLAGS = (
     "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
@@ -31,8 +32,7 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "flags": _cpu_flags(),
         "cores": os.cpu_count(),
-        "usable_cores": usable_cores(),
-        "cgroup_cores": _cgroup_cores(),
+        "usable_cores": available_threads(),
         "memory_bytes": _memory_bytes(),
         "gpus": _gpus(),
         "system": _system(),
@@ -63,42 +63,27 @@ def commit() -> dict[str, Any] | None:
     return {"commit": head.strip(), "dirty": bool(changed.strip())}
 
 
-def usable_cores() -> int:
-    """The cores this process may use: its affinity, and no more than its control group grants."""
-    affinity = len(_affinity()) or os.cpu_count() or 1
-    granted = _cgroup_cores()
-    return affinity if granted is None else max(1, min(affinity, math.ceil(granted)))
-
-
 def busy_s() -> float | None:
     """Seconds that the cores this process may use have been busy since boot, whoever used them; Linux only."""
-    allowed = {f"cpu{core}" for core in _affinity()}
+    if not hasattr(os, "sched_getaffinity"):
+        return None
     try:
-        lines = Path("/proc/stat").read_text().splitlines()
+        stat = Path("/proc/stat").read_text()
     except OSError:
         return None
-    ticks = 0
-    for line in lines:
-        name, *fields = line.split()
-        if name in allowed:  # user nice system idle iowait irq softirq steal
-            ticks += sum(int(fields[i]) for i in (0, 1, 2, 5, 6, 7))
+    ticks = busy_ticks(stat, os.sched_getaffinity(0))
     return ticks / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
-def _affinity() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-
-
-def _cgroup_cores() -> float | None:
-    """Cores worth of time that control groups grant (version 2, then 1); None without a limit."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        folder = Path("/sys/fs/cgroup/cpu")
-        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
-        return quota_us / int((folder / "cpu.cfs_period_us").read_text()) if quota_us > 0 else None
-    return None
+def busy_ticks(stat: str, cores: Collection[int]) -> int:
+    """Clock ticks that those cores were not idle, from the text of /proc/stat."""
+    allowed = {f"cpu{core}" for core in cores}
+    ticks = 0
+    for line in stat.splitlines():
+        name, *fields = line.split()
+        if name in allowed:  # user nice system idle iowait irq softirq steal
+            ticks += sum(int(fields[i]) for i in (0, 1, 2, 5, 6, 7))
+    return ticks
 
 
 def _cpuinfo() -> dict[str, str]:

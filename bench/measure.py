@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from aigc_rt.backends.driver import cuda_devices
 from aigc_rt.bench import machine, store, summary
-from aigc_rt.bench.options import BenchOptions
-from aigc_rt.bench.peers import TOLERANCE_LEVELS, Spec, missing_package, spec
+from aigc_rt.bench.options import DEFAULT_BASELINES, BenchOptions, is_factory
+from aigc_rt.bench.peers import TOLERANCE_LEVELS, Spec, missing_package, same_work, spec
 from aigc_rt.bench.peers.base import Job
 from aigc_rt.bench.process import Message, PeerDied, PeerProcess
 from aigc_rt.bundle import Bundle
-from aigc_rt.errors import BenchError
+from aigc_rt.errors import BenchError, InputError
 from aigc_rt.manifest import Feedforward
+from aigc_rt.plan import available_threads
 
 __all__ = ["BenchOptions", "bench"]
 
@@ -81,13 +82,15 @@ def bench(bundle: Path, options: BenchOptions | None = None, progress: Progress 
         The document of `aigc_rt.bench.store`: rows, raw samples, machine, versions, options.
 
     Raises:
+        InputError: options.torch is neither a run nor a factory.
         BundleError: the bundle cannot be read.
-        BenchError: it makes no images, or has no such batch size.
+        BenchError: it makes no images, it has no such batch size, or the baseline asked for cannot run.
         KeyboardInterrupt: as it came; the peers' processes are gone by then.
     """
     options = options or BenchOptions()
+    _check_torch(options.torch)
     opened = _open_bundle(bundle, options)
-    threads = options.threads or machine.usable_cores()
+    threads = options.threads or available_threads()
     described = machine.describe()
     with tempfile.TemporaryDirectory(prefix="aigc-rt-bench-", ignore_cleanup_errors=True) as scratch:
         crew = Crew(opened, options, threads, Path(scratch), progress or (lambda _: None))
@@ -127,11 +130,15 @@ class Crew:
         self.bundle, self.options, self.threads, self.scratch, self.say = bundle, options, threads, scratch, say
         self.entries = [Entry(name, spec(name)) for name in options.peers]
         self.baselines: dict[str, dict[str, str | None]] = {}
-        self._torch = options.torch or _source(bundle)
 
     def open(self) -> None:
-        """Start every peer, then a second process of each device's baseline for the A/A control."""
+        """Start every peer, then a second process of each device's baseline for the A/A control.
+
+        Raises:
+            BenchError: the baseline that was asked for runs on no device.
+        """
         self._open(self.entries)
+        self._check_baseline()
         controls = []
         for device in dict.fromkeys(entry.spec.device for entry in self._able()):
             entry, reason = self._baseline(device)
@@ -203,28 +210,48 @@ class Crew:
         assert entry.process is not None
         return entry.process.scratch / f"images-{batch}.npy"
 
+    def _check_baseline(self) -> None:
+        asked = self.options.baseline
+        candidates = [entry for entry in self.entries if asked is not None and same_work(entry.name, asked)]
+        if candidates and all(entry.status != "ok" for entry in candidates):
+            raise BenchError(
+                f"measure against {asked}",
+                ", ".join(f"{entry.name} is {entry.status}: {entry.reason}" for entry in candidates),
+                "Mend that, or name no baseline or another",
+            )
+
     def _baseline(self, device: str) -> tuple[Entry, str | None]:
-        """The baseline's peer on that device, or the first there is and the reason."""
-        wanted = spec(self.options.baseline)
+        """The peer that ratios on that device are against, and the reason where it is not the first choice."""
         able = [entry for entry in self._able() if entry.spec.device == device]
-        for entry in able:
-            if (entry.spec.family, entry.spec.precision) == (wanted.family, wanted.precision):
-                return entry, None
-        return able[0], f"{self.options.baseline} was not measured on {device}"
+        choices = DEFAULT_BASELINES if self.options.baseline is None else (self.options.baseline,)
+        reason = f"{choices[0]} was not measured on {device}"
+        for choice in choices:
+            for entry in able:
+                if same_work(entry.name, choice):
+                    return entry, None if choice == choices[0] else reason
+        return able[0], reason
+
+    def _refusal(self, wanted: Spec) -> str | None:
+        """Why a peer need not be started."""
+        if reason := missing_package(wanted):
+            return reason
+        if wanted.device != "cpu" and (no_gpu := cuda_devices()[1]):
+            return no_gpu
+        if wanted.module and self.options.torch is None:
+            return "give --torch RUN or package.module:factory"
+        return None
 
     def _open(self, entries: list[Entry]) -> None:
         """Start processes side by side; nothing of this step is reported as a time."""
-        no_gpu = cuda_devices()[1]
         for entry in entries:
-            reason = missing_package(entry.spec) or (no_gpu if entry.spec.device != "cpu" else None)
-            if reason:
+            if reason := self._refusal(entry.spec):
                 entry.give_up("missing", reason)
                 continue
             self.say(f"starting {entry.name}")
             entry.process = PeerProcess(entry.name, self.scratch, self.threads)
             job = Job(
                 str(self.bundle.path.resolve()), entry.spec.device, entry.spec.precision, self.threads,
-                self.options.seed, self._torch,
+                self.options.seed, self.options.torch,
             )  # fmt: skip
             entry.process.send({"do": "open", "adapter": entry.spec.adapter, "job": asdict(job)})
         for entry in entries:
@@ -271,6 +298,15 @@ def shuffled(cells: int, rounds: int, seed: int) -> Iterator[list[int]]:
         yield random.permutation(cells).tolist()
 
 
+def _check_torch(torch: str | None) -> None:
+    if torch is not None and not is_factory(torch) and not (Path(torch) / "run.json").is_file():
+        raise InputError(
+            f"the PyTorch module {torch!r}",
+            "there is no run.json in it",
+            "Give a folder that aigc-rt train wrote, or package.module:factory",
+        )
+
+
 def _open_bundle(path: Path, options: BenchOptions) -> Bundle:
     opened = Bundle(path)
     program, graph = opened.manifest.program, opened.manifest.main_graph
@@ -285,9 +321,3 @@ def _open_bundle(path: Path, options: BenchOptions) -> Bundle:
             "Name other batches with --batches, or export it with a wider range",
         )
     return opened
-
-
-def _source(bundle: Bundle) -> str | None:
-    """The run that the bundle's manifest says it was made of, if it is here."""
-    source = bundle.manifest.made.get("source")
-    return str(Path(source).resolve()) if isinstance(source, str) and (Path(source) / "run.json").is_file() else None

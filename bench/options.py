@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from aigc_rt.bench.peers import PEERS
+from aigc_rt.bench.peers import PEERS, same_work
 from aigc_rt.errors import InputError
+
+DEFAULT_BASELINES = ("torch-eager", "onnxruntime")
+"""Whom ratios are against when nobody was named: the first that can be measured."""
+
+
+def is_factory(torch: str) -> bool:
+    """Whether `torch` names `package.module:factory`, and not a run's folder."""
+    return ":" in torch and not Path(torch).exists()
 
 
 @dataclass(frozen=True)
@@ -20,9 +29,10 @@ class BenchOptions:
         engine_blocks: blocks that only run the engine, without noise and without post-processing; 0 for none.
         rewarm_s: seconds of calls thrown away before every block.
         threads: for every peer; None is the cores this process may use.
-        baseline: the peer that ratios are against, and that runs twice as the A/A control.
-        torch: the PyTorch module that the bundle was made of: a run's folder or `package.module:factory`; None takes
-            the run that the bundle's manifest names, if it is here.
+        baseline: the peer that ratios are against, and that runs twice as the A/A control; on another device its
+            family's peer of the same precision. None takes torch-eager where it can be measured, else onnxruntime.
+        torch: the PyTorch module that the bundle was made of: a run's folder or `package.module:factory`; with None
+            the PyTorch peers are not measured.
         seed: of the noise, the order of the blocks and the bootstrap.
         limit_s: seconds that a peer has for any one step (start, load or compile of one batch, one block) before it
             is killed and its row says so.
@@ -35,18 +45,22 @@ class BenchOptions:
     engine_blocks: int = 2
     rewarm_s: float = 0.03
     threads: int | None = None
-    baseline: str = "torch-eager"
+    baseline: str | None = None
     torch: str | None = None
     seed: int = 0
     limit_s: float = 120.0
 
     def __post_init__(self) -> None:
         known = ", ".join(PEERS)
-        for name in (*self.peers, self.baseline):
+        for name in (*self.peers, *([] if self.baseline is None else [self.baseline])):
             if name not in PEERS and ":" not in name:
                 raise InputError(f"the peer {name!r}", f"known peers are {known}", "Name one, or package.module:Class")
         if not self.peers or len(set(self.peers)) != len(self.peers):
             raise InputError(f"peers {', '.join(self.peers)!r}", "none is named, or one twice", "Name each once")
+        if self.baseline is not None and not any(same_work(name, self.baseline) for name in self.peers):
+            raise InputError(
+                f"the baseline {self.baseline!r}", f"the peers are {', '.join(self.peers)}", "Name it as a peer too"
+            )
         if not self.batches or len(set(self.batches)) != len(self.batches) or min(self.batches) < 1:
             raise InputError(f"batches {self.batches}", "none is named, one twice, or one below 1", "Give 1,8,64, say")
         for name, value, least in (

@@ -68,11 +68,6 @@ class PeerProcess:
         reply: Message = json.loads(line)
         return reply
 
-    def ask(self, message: Message, limit_s: float) -> Message:
-        """Send, then receive."""
-        self.send(message)
-        return self.receive(limit_s)
-
     def kill(self) -> None:
         """End the child and what it started; calling again is fine."""
         if self._killed:  # its number may be another process's by now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import textwrap
@@ -10,17 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_rt.bench.peers import PEERS
-from aigc_rt.bench.store import read, write
-from aigc_rt.errors import MissingDependency, WriteError
+from aigc_rt.bench.store import check_target
+from aigc_rt.bench.summary import replaced
+from aigc_rt.errors import InputError, MissingDependency
+from aigc_rt.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot", "read", "table", "write"]
-
 Document = dict[str, Any]
 Row = dict[str, Any]
 PEER_COLUMN = 1
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+RATE = "images over the total time of all calls: slow calls count, unlike in the median"
 TITLES = {"images": "Images: noise, engine, post-processing to uint8", "engine": "Engine alone: floats in, floats out"}
 
 
@@ -31,7 +34,9 @@ def table(document: Document) -> str:
         rows = [row for row in document["rows"] if row["what"] == what and row["status"] == "ok"]
         if rows:
             parts.append(f"{title}\n\n{_grid(rows)}")
-    parts += [_controls(document), _preparation(document), _absent(document), _doubts(document)]
+    if len(parts) > 1:
+        parts.append(f"images/s is {RATE}; x compares medians.")
+    parts += [_replaced(document), _controls(document), _preparation(document), _absent(document), _doubts(document)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -90,6 +95,11 @@ def _ratio(speedup: Row | None) -> str:
     return f"{speedup['median']:.2f} ({speedup['low']:.2f} to {speedup['high']:.2f})"
 
 
+def _replaced(document: Document) -> str:
+    """Whom ratios are to, where it is not the first choice and no doubt says it already."""
+    return " ".join(line for line in replaced(document["baselines"]) if line not in document["doubts"])
+
+
 def _controls(document: Document) -> str:
     found = [f"batch {c['batch']} {_ratio(c)}" for c in document["controls"]]
     names = dict.fromkeys(control["peer"] for control in document["controls"])
@@ -117,9 +127,6 @@ def absent(document: Document) -> dict[str, list[str]]:
             names = reasons.setdefault(f"{row['status']}: {row['reason']}", [])
             if name not in names:
                 names.append(name)
-    for device, baseline in document["baselines"].items():
-        if baseline["reason"]:
-            reasons.setdefault(f"ratios on {device} are to {baseline['peer']}", []).append(baseline["reason"])
     return reasons
 
 
@@ -135,20 +142,36 @@ def _doubts(document: Document) -> str:
 # The plot
 
 
+def check_plot(path: str | os.PathLike[str]) -> None:
+    """Refuse a plot that could not be drawn there, before minutes are spent on measuring.
+
+    Raises:
+        InputError: the suffix is no format, or there is no such folder.
+        MissingDependency: matplotlib is not installed.
+        WriteError: the folder does not let this user write.
+    """
+    if Path(path).suffix.lower() not in PLOT_SUFFIXES:
+        raise InputError(
+            f"draw {path}", f"plots are {', '.join(PLOT_SUFFIXES)}", "Give a file name that ends in one of them"
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependency("draw a plot", "matplotlib is not installed", "pip install 'aigc-rt[bench]'")
+    check_target(path)
+
+
 def plot(document: Document, path: str | os.PathLike[str]) -> None:
     """Draw images/s of every peer, a panel for each device and batch size; the format is the path's suffix.
 
     Dark bars are whole images, pale ones the engine alone; what was not measured is named below.
 
     Raises:
-        MissingDependency: matplotlib is not installed.
-        WriteError: the place cannot be written to, or matplotlib does not know the format.
+        InputError, MissingDependency: as `check_plot`.
+        WriteError: the place cannot be written to.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependency("draw a plot", "matplotlib is not installed", "pip install 'aigc-rt[bench]'") from None
+    check_plot(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows = [row for row in document["rows"] if row["status"] == "ok"]
     devices = sorted({row["device"] for row in rows}) or ["cpu"]
     batches = document["options"]["batches"]
@@ -156,7 +179,8 @@ def plot(document: Document, path: str | os.PathLike[str]) -> None:
     notes = _notes(document)
     figure = Figure(figsize=(3.9 * len(batches) + 1.6, (0.55 * tallest + 1.0) * len(devices) + 0.17 * len(notes) + 1.3))
     FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained")
+    margin = 0.01  # keeps the peers' names off the figure's edge
+    figure.set_layout_engine("constrained", rect=(margin, 0, 1 - 2 * margin, 1))
     panels = figure.subplots(len(devices), len(batches), squeeze=False)
     for device, line in zip(devices, panels, strict=True):
         for batch, axes in zip(batches, line, strict=True):
@@ -167,19 +191,8 @@ def plot(document: Document, path: str | os.PathLike[str]) -> None:
     figure.suptitle(_title(document), fontsize=11, x=0.01, ha="left")
     figure.supxlabel("\n".join(notes), fontsize=8, x=0.01, ha="left", color="#444444")
     drawn = io.BytesIO()
-    path = Path(path)
-    try:
-        figure.savefig(drawn, format=path.suffix.lstrip(".") or "png", dpi=150)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            temporary.write_bytes(drawn.getvalue())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
-        raise WriteError(
-            f"draw {path}", str(error), "Choose a place you may write to, and .png, .svg or .pdf"
-        ) from error
+    figure.savefig(drawn, format=Path(path).suffix.lower().lstrip("."), dpi=150)
+    write_whole(Path(path), drawn.getvalue())
 
 
 def _title(document: Document) -> str:
@@ -197,7 +210,7 @@ def _peers(rows: Sequence[Row], device: str) -> list[str]:
 
 
 def _panel(axes: Axes, rows: Sequence[Row], peers: Sequence[str]) -> None:
-    """Two bars a peer: images above, the engine alone below; each says its throughput and its median call."""
+    """Two bars a peer: images above, the engine alone below; both say their throughput, images their median too."""
     largest = max((row["images_per_s"] for row in rows), default=1.0)
     for row in rows:
         whole = row["what"] == "images"
@@ -233,6 +246,7 @@ def _colour(peer: str) -> str:
 def _notes(document: Document) -> list[str]:
     """The lines below the panels."""
     notes = ["Dark bars: from noise to uint8 images, with the median call. Pale bars: the engine alone."]
+    notes.append(f"Bars are {RATE}.")
     notes += [_controls(document)] if document["controls"] else []
     notes += [f"Not measured: {', '.join(names)} ({reason})" for reason, names in absent(document).items()]
     notes += [f"Doubt: {doubt}" for doubt in document["doubts"]]

@@ -7,7 +7,8 @@ Schema 1. Times are nanoseconds in `samples` and milliseconds in `rows`.
     bundle               name, digest, parameters
     machine, libraries   what it was measured on; `source` is the checkout's commit and dirty flag, or null
     options, threads     what was asked for, and the threads that every peer had
-    baselines            by device: the peer that ratios are against, and why if it is not the one asked for
+    baselines            by device: the peer that ratios are against, and why if it is not the one asked for or, when
+                         none was asked for, not torch-eager
     peers                by peer: status (ok, missing, wrong, failed), reason, facts, prepare_s by batch, agreement of
                          its images with the reference's, batches that did not work (broken)
     rows                 by peer, what (images, engine) and batch: latency, throughput, ratio to the baseline
@@ -24,7 +25,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aigc_rt.errors import BenchError, WriteError
+from aigc_rt.errors import BenchError, InputError, WriteError
+from aigc_rt.files import write_whole
 
 SCHEMA = "aigc-rt-bench"
 VERSION = 1
@@ -70,16 +72,23 @@ def write(document: Document, path: str | os.PathLike[str]) -> None:
     Raises:
         WriteError: the disk is full, or the place cannot be written to; what was there is untouched.
     """
+    write_whole(Path(path), dumps(document).encode())
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that could not be written, before minutes are spent on what goes into it.
+
+    Raises:
+        InputError: its folder is not there, or it is a folder itself.
+        WriteError: the folder does not let this user write.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(dumps(document), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        mend = "Free space or choose a place you may write to; nothing was changed"
-        raise WriteError(f"write {path}", error.strerror or str(error), mend) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    if path.is_dir():
+        raise InputError(f"write {path}", "it is a folder", "Name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"write {path}", f"there is no folder {path.parent}", "Make it, or choose another place")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise WriteError(f"write {path}", f"{path.parent} does not let you write", "Choose another place")
 
 
 def dumps(document: Document) -> str:

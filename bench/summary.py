@@ -37,9 +37,16 @@ def summarise(
         else:
             controls += _controls(peer, measured, options)
     doubts = _doubts(rows, controls, samples, options)
+    if options.baseline is not None:
+        doubts += replaced(baselines)
     if samples and not controls:
         doubts.append("There is no A/A control: how far two equal peers lie apart here is not known.")
     return {"rows": rows, "controls": controls, "doubts": doubts}
+
+
+def replaced(baselines: Mapping[str, Json]) -> list[str]:
+    """A sentence for every device whose ratios are not to the first choice."""
+    return [f"Ratios on {d} are to {b['peer']}: {b['reason']}." for d, b in baselines.items() if b["reason"]]
 
 
 def _rows(
@@ -65,7 +72,7 @@ def _rows(
 
 
 def _numbers(blocks: Blocks, batch: int) -> Json:
-    """Percentiles over all calls; images/s is images over the time spent in calls, the slow ones included."""
+    """Percentiles over all calls; images/s is images over the time of all calls, the slow ones included."""
     calls = np.concatenate([np.asarray(block) for block in blocks.values()])
     median, p90, p99 = (ns / 1e6 for ns in timing.percentiles(calls))
     return {
@@ -116,6 +123,8 @@ def _doubts(
                 f"({interval.low:.3f} to {interval.high:.3f}): a difference of that size means nothing here."
             )
     measured = [row for row in rows if row["status"] == "ok"]
+    if alone := [row for row in measured if row["speedup"] is None]:
+        doubts.append(f"There is no ratio in {len(alone)} of {len(measured)} rows: their baseline was not measured.")
     if wide := [row for row in measured if row["spread"] > LARGEST_SPREAD]:
         worst = max(wide, key=lambda row: row["spread"])
         doubts.append(

@@ -18,6 +18,7 @@ class Spec:
         precision: what it is asked to compute in; the adapter reads back what it got.
         needs: import names that must be there.
         extra: of aigc-rt, which installs them.
+        module: whether it runs the PyTorch module, which no bundle holds.
     """
 
     adapter: str
@@ -26,6 +27,7 @@ class Spec:
     precision: Literal["fp32", "fp16"] = "fp32"
     needs: tuple[str, ...] = ()
     extra: str = "bench"
+    module: bool = False
 
 
 _EAGER = "aigc_rt.bench.peers.pytorch:Eager"
@@ -37,15 +39,15 @@ _TRT = "aigc_rt.bench.peers.runtime:TensorRt"
 _RTX = "aigc_rt.bench.peers.runtime:TensorRtRtx"
 
 PEERS: dict[str, Spec] = {
-    "torch-eager": Spec(_EAGER, "torch-eager", needs=("torch",)),
-    "torch-compile": Spec(_COMPILE, "torch-compile", needs=("torch",)),
+    "torch-eager": Spec(_EAGER, "torch-eager", needs=("torch",), module=True),
+    "torch-compile": Spec(_COMPILE, "torch-compile", needs=("torch",), module=True),
     "onnxruntime": Spec(_ORT, "onnxruntime", needs=("onnxruntime",), extra="cpu"),
     "openvino": Spec(_OPENVINO, "openvino", needs=("openvino",), extra="openvino"),
     "aigc-rt": Spec(_RUNTIME, "aigc-rt"),
-    "torch-eager-cuda": Spec(_EAGER, "torch-eager", "cuda:0", needs=("torch",)),
-    "torch-eager-cuda-fp16": Spec(_EAGER, "torch-eager", "cuda:0", "fp16", needs=("torch",)),
-    "torch-compile-cuda": Spec(_COMPILE, "torch-compile", "cuda:0", needs=("torch",)),
-    "torch-compile-cuda-fp16": Spec(_COMPILE, "torch-compile", "cuda:0", "fp16", needs=("torch",)),
+    "torch-eager-cuda": Spec(_EAGER, "torch-eager", "cuda:0", needs=("torch",), module=True),
+    "torch-eager-cuda-fp16": Spec(_EAGER, "torch-eager", "cuda:0", "fp16", needs=("torch",), module=True),
+    "torch-compile-cuda": Spec(_COMPILE, "torch-compile", "cuda:0", needs=("torch",), module=True),
+    "torch-compile-cuda-fp16": Spec(_COMPILE, "torch-compile", "cuda:0", "fp16", needs=("torch",), module=True),
     "onnxruntime-cuda": Spec(_ORT, "onnxruntime", "cuda:0", needs=("onnxruntime",), extra="gpu"),
     "onnxruntime-cuda-fp16": Spec(_ORT, "onnxruntime", "cuda:0", "fp16", needs=("onnxruntime",), extra="gpu"),
     "tensorrt-fp16": Spec(_TRT, "tensorrt", "cuda:0", "fp16", needs=("tensorrt",), extra="tensorrt"),
@@ -64,6 +66,12 @@ layer: 8 levels is an error of 0.06 in [-1, 1], above which a picture is visibly
 def spec(name: str) -> Spec:
     """The peer of that name; `package.module:Class` is one of the user's own, on the CPU in fp32."""
     return PEERS.get(name) or Spec(name, name)
+
+
+def same_work(first: str, second: str) -> bool:
+    """Whether two peers differ in their device at most."""
+    one, other = spec(first), spec(second)
+    return (one.family, one.precision) == (other.family, other.precision)
 
 
 def missing_package(wanted: Spec) -> str | None:

@@ -25,7 +25,7 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True)
 class Job:
-    """What a peer is started with; `torch` is as in BenchOptions, already resolved."""
+    """What a peer is started with; `torch` is as in BenchOptions."""
 
     bundle: str
     device: str

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aigc_rt.bench.options import is_factory
 from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer, levels, one_output
-from aigc_rt.errors import BackendUnavailable, DeviceUnavailable, InputError
+from aigc_rt.errors import DeviceUnavailable, InputError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -29,6 +30,7 @@ class Eager(Peer):
         if job.device != "cpu" and not torch.cuda.is_available():
             raise DeviceUnavailable(f"PyTorch on {job.device}", f"torch {torch.__version__} sees none", "Check it")
         self.dtype = DTYPES[job.precision]
+        assert job.torch is not None  # such a peer is not started without
         self.module = load_module(job.torch).eval().to(job.device, self.dtype)
         self.names = [spec.name for spec in self.graph.outputs]
         self.scale, self.offset = map(float, levels(self.program))
@@ -81,24 +83,23 @@ class Compile(Eager):
         return {**super().facts(), "mode": self.mode, "shapes": "fixed", "cache": "none: every run compiles anew"}
 
 
-def load_module(source: str | None) -> torch.nn.Module:
-    """The module of a run's folder, or of `package.module:factory`: a module, or export's arguments with it in them."""
-    if source is None:
-        raise BackendUnavailable(
-            "the bundle's PyTorch module", "the bundle does not name a run that is here", "Name it with --torch"
-        )
-    path, _, factory = source.partition(":")
-    if factory and path.replace(".", "").isidentifier():
-        made = getattr(importlib.import_module(path), factory)()
-        module = made.get("module") if isinstance(made, dict) else made
-        if not isinstance(module, torch.nn.Module):
-            mend = "Return an nn.Module, or a dict with one as module"
-            raise InputError(f"--torch {source}", f"it returned a {type(made).__name__}", mend)
-        return module
-    from aigc_rt.train.run import load_generator
+def load_module(source: str) -> torch.nn.Module:
+    """The module of a run's folder, or of what `package.module:factory` returns.
 
-    trained: torch.nn.Module = load_generator(Path(source)).module
-    return trained
+    That is the module itself, or the keyword arguments of `aigc_rt.export.export`, with `module` and `example_inputs`.
+    """
+    if not is_factory(source):
+        from aigc_rt.train.run import load_generator
+
+        trained: torch.nn.Module = load_generator(Path(source)).module
+        return trained
+    path, _, factory = source.partition(":")
+    made = getattr(importlib.import_module(path), factory)()
+    module = made["module"] if isinstance(made, dict) and {"module", "example_inputs"} <= made.keys() else made
+    if not isinstance(module, torch.nn.Module):
+        mend = "Return an nn.Module, or a dict of aigc_rt.export.export's arguments, module and example_inputs at least"
+        raise InputError(f"call {source}", f"it returned a {type(made).__name__} without them", mend)
+    return module
 
 
 def device_name(device: str) -> str:

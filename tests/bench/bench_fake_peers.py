@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer
-from aigc_rt.bundle import describe, write_manifest
+from aigc_rt.bundle import hash_files, write_manifest
 from aigc_rt.errors import BackendUnavailable
 from aigc_rt.manifest import Axis, Feedforward, Graph, Manifest, Media, Noise, TensorSpec, Variant
 
@@ -43,7 +43,7 @@ def make_bundle(folder: Path, layout: str = "NCHW", channels: int = 3) -> Path:
         {"z": Noise(0, "normal", shape)},
         Media("image", "image", "NCHW" if layout == "NCHW" else "NHWC"),
     )
-    write_manifest(folder, Manifest("tiny", program, {"generator": stored}, describe(folder)))
+    write_manifest(folder, Manifest("tiny", program, {"generator": stored}, hash_files(folder)))
     return folder
 
 
@@ -58,7 +58,11 @@ def tanh_module() -> Any:
 
 
 def export_arguments() -> dict[str, Any]:
-    return {"module": tanh_module(), "name": "tiny"}
+    return {"module": tanh_module(), "example_inputs": {}, "name": "tiny"}
+
+
+def half_of_the_arguments() -> dict[str, Any]:
+    return {"module": tanh_module()}
 
 
 class Fine(Peer):

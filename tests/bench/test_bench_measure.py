@@ -17,7 +17,7 @@ from bench_fake_peers import HERE, make_bundle
 from aigc_rt.bench import measure
 from aigc_rt.bench.measure import BenchOptions, bench, compare, shuffled
 from aigc_rt.bench.peers import PEERS, Spec
-from aigc_rt.bundle import Bundle, describe, write_manifest
+from aigc_rt.bundle import Bundle, hash_files, write_manifest
 from aigc_rt.errors import BenchError, BundleNotFound, InputError
 from aigc_rt.manifest import Manifest, Tensor
 
@@ -137,15 +137,48 @@ def test_a_missing_package_and_a_missing_driver_are_rows(bundle: Path, monkeypat
     assert gpu["reason"] == "no NVIDIA driver: not here"
 
 
-def test_without_the_baseline_the_first_peer_takes_its_place_and_the_result_says_so(bundle: Path) -> None:
-    document = bench(bundle, quick(f"{HERE}:Absent", FINE, baseline=f"{HERE}:Absent", engine_blocks=0))
-    assert document["baselines"] == {"cpu": {"peer": FINE, "reason": f"{HERE}:Absent was not measured on cpu"}}
-    assert {row["what"] for row in rows_of(document, FINE)} == {"images"}
-    assert document["controls"]
+def test_a_baseline_that_was_asked_for_and_cannot_run_is_an_error(bundle: Path) -> None:
+    with pytest.raises(BenchError, match=r"measure against .*Absent is missing: the moon is in the wrong place"):
+        bench(bundle, quick(f"{HERE}:Absent", FINE, baseline=f"{HERE}:Absent"))
+    with pytest.raises(BenchError, match="torch-eager is missing: give --torch RUN"):
+        bench(bundle, quick("torch-eager", FINE, baseline="torch-eager"))
+
+
+def test_a_baseline_that_runs_on_another_device_only_is_a_doubt(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEERS, "gpu", Spec(f"{HERE}:AlsoFine", "gpu", "cuda:0"))
+    monkeypatch.setattr(measure, "cuda_devices", lambda: (1, None))
+    document = bench(bundle, quick("gpu", FINE, batches=(1,), engine_blocks=0))
+    reason = f"{FINE} was not measured on cuda:0"
+    assert document["baselines"] == {"cuda:0": {"peer": "gpu", "reason": reason}, "cpu": {"peer": FINE, "reason": None}}
+    assert f"Ratios on cuda:0 are to gpu: {reason}." in document["doubts"]
+
+
+def test_without_torch_the_ratios_are_to_onnxruntime_and_the_result_says_so(bundle: Path) -> None:
+    peers = (FINE, "torch-eager", "onnxruntime")
+    document = bench(bundle, quick(*peers, baseline=None, batches=(1,), engine_blocks=0))
+    reason = "torch-eager was not measured on cpu"
+    assert document["baselines"] == {"cpu": {"peer": "onnxruntime", "reason": reason}}
+    assert [row["speedup"] and row["speedup"]["against"] for row in document["rows"]] == [
+        "onnxruntime", None, "onnxruntime"
+    ]  # fmt: skip
+    assert [control["peer"] for control in document["controls"]] == ["onnxruntime"]
+    assert not any("Ratios" in doubt for doubt in document["doubts"])
+
+
+def test_with_torch_the_ratios_are_to_torch_eager(bundle: Path) -> None:
+    torch = f"{HERE}:tanh_module"
+    document = bench(bundle, quick("onnxruntime", "torch-eager", baseline=None, torch=torch, batches=(1,)))
+    assert document["baselines"] == {"cpu": {"peer": "torch-eager", "reason": None}}
+    assert {row["speedup"]["against"] for row in document["rows"]} == {"torch-eager"}
+
+
+def test_without_either_the_ratios_are_to_the_first_peer(bundle: Path) -> None:
+    document = bench(bundle, quick(FINE, batches=(1,), baseline=None, engine_blocks=0))
+    assert document["baselines"]["cpu"]["peer"] == FINE
 
 
 def test_nothing_to_measure_is_still_a_document(bundle: Path) -> None:
-    document = bench(bundle, quick(f"{HERE}:Absent"))
+    document = bench(bundle, quick(f"{HERE}:Absent", baseline=None))
     assert [row["status"] for row in document["rows"]] == ["missing"]
     assert document["samples"] == document["controls"] == []
 
@@ -175,7 +208,19 @@ def test_torch_without_a_module_says_what_to_name(bundle: Path) -> None:
     document = bench(bundle, quick("torch-eager", FINE, batches=(1,)))
     (row,) = rows_of(document, "torch-eager")
     assert row["status"] == "missing"
-    assert "the bundle does not name a run that is here" in row["reason"]
+    assert row["reason"] == "give --torch RUN or package.module:factory"
+
+
+def test_a_factory_that_returns_half_of_export_s_arguments_is_refused(bundle: Path) -> None:
+    document = bench(bundle, quick("torch-eager", FINE, batches=(1,), torch=f"{HERE}:half_of_the_arguments"))
+    (row,) = rows_of(document, "torch-eager")
+    assert row["status"] == "failed"
+    assert "module and example_inputs at least" in row["reason"]
+
+
+def test_a_folder_that_is_no_run_is_refused_before_anything_is_measured(bundle: Path) -> None:
+    with pytest.raises(InputError, match=r"no run\.json in it"):
+        bench(bundle, quick("torch-eager", FINE, torch=str(bundle)))
 
 
 def test_ctrl_c_leaves_no_process_and_no_file(bundle: Path, tmp_path: Path) -> None:
@@ -243,7 +288,8 @@ def test_compare_counts_levels() -> None:
     "wrong",
     [
         {"peers": ("onnxruntime", "onnxrutnime")}, {"peers": ()}, {"peers": ("openvino", "openvino")},
-        {"baseline": "nobody"}, {"batches": ()}, {"batches": (0,)}, {"batches": (8, 8)}, {"seconds": 0.0},
+        {"baseline": "nobody"}, {"peers": ("openvino",), "baseline": "onnxruntime"},
+        {"batches": ()}, {"batches": (0,)}, {"batches": (8, 8)}, {"seconds": 0.0},
         {"seconds": float("nan")}, {"blocks": 0}, {"threads": 0}, {"limit_s": 0.0}, {"blocks": 2, "engine_blocks": 3},
     ],
 )  # fmt: skip
@@ -260,6 +306,6 @@ def test_a_bundle_that_cannot_be_measured(bundle: Path, tmp_path: Path) -> None:
     raw = make_bundle(tmp_path / "raw")
     manifest = Bundle(raw).manifest
     (raw / "manifest.json").unlink()
-    write_manifest(raw, Manifest("raw", Tensor("generator"), manifest.graphs, describe(raw)))
+    write_manifest(raw, Manifest("raw", Tensor("generator"), manifest.graphs, hash_files(raw)))
     with pytest.raises(BenchError, match=r"makes no images \(tensor\)"):
         bench(raw, quick(FINE))

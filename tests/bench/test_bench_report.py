@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from aigc_rt.bench import report, store, summary
 from aigc_rt.bench.options import BenchOptions
-from aigc_rt.errors import BenchError, WriteError
+from aigc_rt.errors import AigcRtError, BenchError, InputError, MissingDependency, WriteError
 
 MS = 1_000_000
 
@@ -53,7 +56,7 @@ def made(samples: list[dict[str, Any]], options: BenchOptions = OPTIONS) -> dict
 @pytest.fixture
 def document() -> dict[str, Any]:
     machine = {
-        "cpu": "Test CPU", "flags": [], "cores": 4, "usable_cores": 2, "cgroup_cores": None, "memory_bytes": 1,
+        "cpu": "Test CPU", "flags": [], "cores": 4, "usable_cores": 2, "memory_bytes": 1,
         "gpus": [], "system": "Test OS", "kernel": "1", "architecture": "x", "python": "3.11", "load_average_1min": 0.0,
     }  # fmt: skip
     return {
@@ -121,8 +124,8 @@ def test_doubts() -> None:
 
 def test_round_trip(document: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    report.write(document, path)
-    assert report.read(path) == document
+    store.write(document, path)
+    assert store.read(path) == document
     text = path.read_text()
     assert '{"peer":"torch-eager","what":"images","batch":2,"round":0,"ns":[4000000,4000000,10000000]' in text
     again = summary.summarise(document["peers"], document["samples"], document["baselines"], OPTIONS)
@@ -148,18 +151,18 @@ def test_a_file_that_is_no_result(data: bytes | None, words: str, tmp_path: Path
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(BenchError, match=words):
-        report.read(path)
+        store.read(path)
 
 
 def test_a_failed_write_leaves_what_was_there(document: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    report.write(document, path)
+    store.write(document, path)
     broken = copy.deepcopy(document)
     broken["rows"][0]["median_ms"] = float("nan")
     with pytest.raises(ValueError, match="not JSON compliant"):
-        report.write(broken, path)
+        store.write(broken, path)
     with pytest.raises(WriteError):
-        report.write(document, tmp_path / "no" / "such" / "folder.json")
+        store.write(document, tmp_path / "no" / "such" / "folder.json")
     assert json.loads(path.read_text()) == document
     assert [entry.name for entry in tmp_path.iterdir()] == ["bench.json"]
 
@@ -172,7 +175,7 @@ def test_the_table_says_everything(document: dict[str, Any]) -> None:
         "1,234 parameters, 2 threads on 2 of 4 cores of Test CPU", "commit 0123456789 with local changes",
         "- openvino (failed: its process was killed by SIGSEGV)", "- onnxruntime-cuda (missing: no NVIDIA driver)",
         "- torch-compile at batch 2 (wrong: its images differ)", "3.00 (2.00 to 4.00)", "batch 2 1.00 (1.00 to 1.00)",
-        *document["doubts"],
+        "images/s is images over the total time of all calls", *document["doubts"],
     ):  # fmt: skip
         assert words in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -187,9 +190,67 @@ def test_the_plot_is_an_image(document: dict[str, Any], tmp_path: Path) -> None:
     report.plot(document, tmp_path / "bench.svg")
     drawn = (tmp_path / "bench.svg").read_text()
     assert drawn.rstrip().endswith("</svg>")
-    with pytest.raises(WriteError):
-        report.plot(document, tmp_path / "bench.nonsense")
+    assert "images over the total time of all calls" in drawn
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bench.png", "bench.svg"]
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report.check_plot(tmp_path / "bench.PNG")
+    for name in ("bench.nonsense", "bench", "no/such/folder.png"):
+        with pytest.raises(InputError):
+            report.check_plot(tmp_path / name)
+        with pytest.raises(InputError):
+            report.plot(document, tmp_path / name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'aigc-rt\[bench\]'"):
+        report.check_plot(tmp_path / "bench.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_could_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.check_target(tmp_path / "bench.json")
+    store.check_target("bench.json")
+    for path, words in ((tmp_path, "it is a folder"), (tmp_path / "no" / "x.json", f"no folder {tmp_path / 'no'}")):
+        with pytest.raises(InputError, match=re.escape(words)):
+            store.check_target(path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(WriteError, match="does not let you write"):
+        store.check_target(tmp_path / "bench.json")
+
+
+def test_the_plot_is_written_whole(document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bench.png"
+    path.write_bytes(b"before")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    for write in (report.plot, store.write):
+        with pytest.raises(AigcRtError, match="No space left on device"):
+            write(document, path)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whom_ratios_are_to_is_said_once(document: dict[str, Any]) -> None:
+    reason = "torch-eager was not measured on cpu"
+    sentence = f"Ratios on cpu are to onnxruntime: {reason}."
+    document["baselines"] = {"cpu": {"peer": "onnxruntime", "reason": reason}}
+    assert report.table(document).count(sentence) == 1
+    asked = BenchOptions(peers=OPTIONS.peers, batches=(2,), engine_blocks=0, baseline="torch-eager")
+    for options, doubted in ((OPTIONS, False), (asked, True)):
+        found = summary.summarise(PEERS, SAMPLES, document["baselines"], options)
+        assert (sentence in found["doubts"]) == doubted
+        assert report.table({**document, **found}).count(sentence) == 1
+
+
+def test_rows_without_a_ratio_are_a_doubt() -> None:
+    samples = [sample for sample in SAMPLES if sample["peer"] == "onnxruntime"]
+    found = summary.summarise([peer("onnxruntime")], samples, BASELINES, OPTIONS)
+    assert "There is no ratio in 1 of 1 rows: their baseline was not measured." in found["doubts"]
 
 
 def test_a_result_without_a_single_row_has_views(document: dict[str, Any], tmp_path: Path) -> None:
@@ -198,4 +259,4 @@ def test_a_result_without_a_single_row_has_views(document: dict[str, Any], tmp_p
     assert "onnxruntime-cuda" in report.table(document)
     report.plot(document, tmp_path / "bench.png")
     store.write(document, tmp_path / "bench.json")
-    assert report.read(tmp_path / "bench.json") == document
+    assert store.read(tmp_path / "bench.json") == document

@@ -36,12 +36,6 @@ def test_a_slow_call_still_makes_a_block() -> None:
     assert timing.measure_block(clock.work(5_000_000), 1e-6, clock=clock).tolist() == [5_000_000]  # type: ignore[arg-type]
 
 
-def test_a_block_has_its_minimum_of_calls() -> None:
-    clock = Clock()
-    taken = timing.measure_block(clock.work(*[10] * 9), 1e-8, minimum_calls=4, clock=clock)  # type: ignore[arg-type]
-    assert len(taken) == 4
-
-
 def test_percentiles() -> None:
     assert timing.percentiles([40, 10, 20, 30]) == pytest.approx((25.0, 37.0, 39.7))
     assert timing.percentiles(range(101), (0, 1, 50, 99, 100)) == (0.0, 1.0, 50.0, 99.0, 100.0)
