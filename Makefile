@@ -22,7 +22,7 @@ demo/digits.png: demo/digits/manifest.json
 	$(BIN)/aigc-rt generate demo/digits -n 64 --seed 7 --out demo/digits.png
 
 demo/bench.json demo/bench.png &: demo/digits/manifest.json
-	$(BIN)/aigc-rt bench demo/digits --out demo/bench.json --plot demo/bench.png
+	$(BIN)/aigc-rt bench demo/digits --torch demo/run --out demo/bench.json --plot demo/bench.png
 
 test: lint | $(VENV)/.dev
 	$(BIN)/python -m pytest

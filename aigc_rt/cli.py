@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import importlib.metadata
 import json
 import sys
 from collections.abc import Callable
@@ -38,6 +39,15 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Backend = Annotated[str | None, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8 or int4.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads on the CPU; all that this process may use.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and end.", is_eager=True)] = False,
+) -> None:
+    if version:
+        _show(importlib.metadata.version("aigc-rt"), None, False)
+        raise typer.Exit
 
 
 def main() -> None:
@@ -257,7 +267,9 @@ def bench(
     batches: Annotated[str, typer.Option(help="Samples a call, with commas.")] = "1,8,64",
     peers: Annotated[str, typer.Option(help="Whom to measure, with commas; all that are known.")] = "",
     torch: Annotated[str | None, typer.Option(help="RUN or package.module:factory: the module in PyTorch.")] = None,
-    baseline: Annotated[str, typer.Option(help="The peer that ratios are against.")] = "torch-eager",
+    baseline: Annotated[
+        str | None, typer.Option(help="The peer that ratios are against; PyTorch if it is there.")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Shortest block.")] = 0.25,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks of every peer and batch.")] = 5,
     threads: Threads = None,
@@ -273,14 +285,18 @@ def bench(
         given["peers"] = tuple(part.strip() for part in peers.split(","))
     try:
         options = room.BenchOptions(**given)
+        if plot is not None:
+            report.check_plot(plot)
     except InputError as error:
         raise typer.BadParameter(str(error)) from None
+    if out is not None:
+        store.check_target(out)
     document = room.bench(bundle, options, progress=_step)
     if out is not None:
         store.write(document, out)
+    _show(report.table(document), document, as_json)
     if plot is not None:
         report.plot(document, plot)
-    _show(report.table(document), document, as_json)
 
 
 def _whole_numbers(option: str, text: str) -> tuple[int, ...]:

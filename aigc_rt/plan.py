@@ -52,6 +52,8 @@ class Choice:
     graph: str
     variant: str
     precision: str
+    computes: str
+    """The precision it computes in here, where that is another: ONNX Runtime's CPU runs fp16 graphs in fp32."""
     backend: str
     device: str
     provider: str | None
@@ -101,6 +103,7 @@ def _where(graph: str, variant: str, backend: str, device: str) -> str:
 def _detail(choice: Choice) -> str:
     parts = [choice.provider] if choice.provider else []
     parts += [f"{choice.threads} threads"] if choice.threads else []
+    parts += [f"computes in {choice.computes}"] if choice.computes != choice.precision else []
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -173,8 +176,17 @@ def _preference(job: Job) -> tuple[int, int, int, int]:
 def choice(job: Job, why: str = "") -> Choice:
     """The job as a line of the plan."""
     place = job.place
+    computes = backends.get(place.backend).computes(job.stored, place)
     return Choice(
-        job.role, job.variant, job.stored.precision, place.backend, place.device, place.provider, job.threads, why
+        job.role,
+        job.variant,
+        job.stored.precision,
+        computes,
+        place.backend,
+        place.device,
+        place.provider,
+        job.threads,
+        why,
     )
 
 

@@ -115,6 +115,7 @@ def test_inspect_and_plan_show_the_same_to_people_and_programs(bundle: Path) -> 
         (("export", "RUN", "--out", "x", "--engine", "openvino"), "tensorrt-rtx"),
         (("bench", "BUNDLE", "--batches", "one"), "whole numbers"),
         (("bench", "BUNDLE", "--peers", "magic"), "known peers"),
+        (("bench", "BUNDLE", "--plot", "x.nonsense"), ".png"),
         (("frobnicate",), "No such command"),
     ],
 )
@@ -211,6 +212,10 @@ def test_without_typer_the_command_says_how_to_install_it() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "pip install 'aigc-rt[cli]'" in done.stderr
+
+
+def test_the_version() -> None:
+    assert run("--version").stdout.count(".") == 2
 
 
 def test_the_installed_command_is_this_one() -> None:

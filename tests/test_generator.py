@@ -175,6 +175,8 @@ def test_with_nothing_asked_fp32_runs_on_the_cpu_and_the_plan_says_the_rest(imag
         ("fp16", "onnxruntime"),
         ("fp16", "openvino"),
     ]
+    assert [a.computes for a in said.alternatives] == ["fp32", "fp32", "fp16"]
+    assert "computes in fp32" in str(said)
     cuda = [s for s in said.skipped if s.device == "cuda:0"]
     assert {s.variant for s in cuda} == {"fp32", "fp16"}
     assert all("CUDA provider" in s.why for s in cuda)
