@@ -26,6 +26,7 @@ from typing import Any
 
 from aigc_rt import errors
 from aigc_rt.backends import trt_library
+from aigc_rt.backends.driver import compute_capability
 from aigc_rt.backends.trt_library import Library
 from aigc_rt.errors import AigcRtError, BackendUnavailable, EngineError, InputError
 from aigc_rt.export import engine_network, engine_proof
@@ -47,17 +48,15 @@ class BuildOptions:
     Attributes:
         targets: compute capabilities such as ("sm86", "sm89"), or ("portable",); empty is the flavour's own: portable
             for tensorrt-rtx (Ampere and later), the GPU at hand for tensorrt.
-        parameters: of the module, for bytes per parameter; None counts the weights in the network.
+        parameters: of the module, for the evidence; what is judged are the weights in the network.
         least_share: of the arithmetic that must be of the precision asked for, by number of layers and by weights.
         tf32: let fp32 products round their inputs to 10 bits of mantissa, the libraries' own default; off here.
-        log_lines: keep the builder's INFO lines in `Built.log` too.
     """
 
     targets: tuple[str, ...] = ()
     parameters: int | None = None
     least_share: float = 0.8
     tf32: bool = False
-    log_lines: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
@@ -72,7 +71,6 @@ class Built:
     engine: bytes
     spec: Engine
     evidence: dict[str, Any]
-    log: tuple[str, ...] = ()
 
 
 def build(
@@ -112,8 +110,7 @@ def build(
         typed = engine_proof.read(library.trt, parsed.network)
         seconds = time.perf_counter() - began
         warnings = library.log.since(mark, ("WARNING", "ERROR", "INTERNAL_ERROR"))
-        log = library.log.since(mark, ("INFO", "WARNING", "ERROR", "INTERNAL_ERROR")) if options.log_lines else warnings
-    size = engine_proof.Bytes(len(data), weights, options.parameters or typed.parameters, len(profiles))
+    size = engine_proof.Bytes(len(data), weights, typed.parameters, len(profiles))
     engine_proof.judge(typed, size, precision, options.least_share, name)
     evidence = engine_proof.evidence(typed, size, precision) | {
         "least_share": options.least_share,
@@ -124,8 +121,10 @@ def build(
         "build_s": round(seconds, 3),
         "warnings": [line[:500] for line in warnings[:_LOGGED]],
     }
+    if options.parameters is not None:
+        evidence["module_parameters"] = options.parameters
     place = "any" if library.flavour.portable else trt_library.here()
-    return Built(data, Engine(str(library), targets, place, tuple(map(dict, profiles))), evidence, tuple(log))
+    return Built(data, Engine(str(library), targets, place, tuple(map(dict, profiles))), evidence)
 
 
 def _check_words(flavour: str, precision: str, name: str) -> None:
@@ -139,7 +138,7 @@ def _check_words(flavour: str, precision: str, name: str) -> None:
 def _targets(library: Library, asked: tuple[str, ...]) -> tuple[str, ...]:
     offered = library.targets()
     if not library.flavour.portable:
-        here = trt_library.compute_capability(0)
+        here = compute_capability(0)
         if here is None:
             reason = trt_library.unusable(library.flavour.name)
             raise EngineError(
@@ -238,7 +237,7 @@ def build_in_child(
             spec["platform"],
             _profiles_from_json(json.dumps(spec["profiles"])),
         )
-        return Built(out.read_bytes(), spec, document["evidence"], tuple(document["log"]))
+        return Built(out.read_bytes(), spec, document["evidence"])
 
 
 def _run(command: list[str], stderr: Path, limit_s: float) -> tuple[int | None, str]:
@@ -300,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m aigc_rt.export.engine", description=main.__doc__)
     parser.add_argument("--onnx", type=Path, required=True, help="the model, weights beside it allowed")
     parser.add_argument("--out", type=Path, required=True, help="the engine; written in one step, or not at all")
-    parser.add_argument("--report", type=Path, required=True, help="JSON: engine, evidence and log, or error")
+    parser.add_argument("--report", type=Path, required=True, help="JSON: engine and evidence, or error")
     parser.add_argument("--flavour", required=True, choices=sorted(trt_library.FLAVOURS))
     parser.add_argument("--precision", required=True, choices=PRECISIONS)
     parser.add_argument("--profiles", default="[]", help='[{"z": {"min": [1, 100], "opt": ..., "max": ...}}]')
@@ -324,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong = {"class": type(error).__name__, "asked": error.asked, "found": error.found, "mend": error.mend}
         write_whole(given.report, json.dumps({"error": wrong}).encode())
         return 1
-    document = {"engine": dataclasses.asdict(built.spec), "evidence": built.evidence, "log": built.log}
+    document = {"engine": dataclasses.asdict(built.spec), "evidence": built.evidence}
     write_whole(given.report, json.dumps(document).encode())
     return 0
 

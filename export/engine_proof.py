@@ -3,7 +3,7 @@
 Strong typing binds the engine to the type of every tensor of the network, so the types that TensorRT itself parsed are
 those it will compute in. Two things could still deceive. A graph can be typed fp16 while what is counted are shuffles
 and casts: so only layers that do the arithmetic are judged, by number and by the weights they hold. And weights can be
-stored otherwise than they are used: so the builder's own weight memory is held against the number of parameters
+stored otherwise than they are used: so the builder's own weight memory is held against the network's own weights
 (2 bytes each in half precision, 4 in single; constants are folded, so a cast of the weights does not hide there).
 Where bytes say little only the types judge, and the evidence says so: a tiny network pads its weights, and an engine
 of several profiles may hold them once for the fixed shapes and once for the dynamic ones (TensorRT for RTX 1.7 does).
@@ -153,7 +153,11 @@ def _fed(layer: Any, raw: list[Any], maker: dict[str, int], held: list[int]) -> 
 
 @dataclass(frozen=True)
 class Bytes:
-    """What a built engine weighs: all of it, and its weights as the builder reported them (None where it did not)."""
+    """What a built engine weighs: all of it, and its weights as the builder reported them (None where it did not).
+
+    `parameters` are the weights in the parsed network: buffers are among them, parameters the graph does not use are
+    not, so a module's own count would judge wrongly.
+    """
 
     engine: int
     weights: int | None

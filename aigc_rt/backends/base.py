@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aigc_rt.bundle import Bundle
 from aigc_rt.errors import Closed, InputError
-from aigc_rt.manifest import Format, Graph, TensorSpec, Variant
+from aigc_rt.manifest import Format, Graph, Precision, TensorSpec, Variant
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -74,8 +74,18 @@ class Backend(Protocol):
         """Why this variant cannot run at a working place, or None: a look at the manifest, nothing is loaded."""
         ...
 
+    def computes(self, stored: Variant, place: Place) -> Precision:
+        """The precision the engine computes in there, which need not be the one the variant is stored in."""
+        ...
+
     def open(self, job: Job) -> Executor:
-        """Load the variant; raises PlanError when the engine refuses, or gives another provider than asked."""
+        """Load the variant.
+
+        Raises:
+            IntegrityError: its files are not what was hashed, or it reads others.
+            BackendUnavailable: this machine cannot run it, or the engine gives another provider than asked.
+            PlanError: the engine refuses it, in its own words.
+        """
         ...
 
 
@@ -93,7 +103,8 @@ class Executor(ABC):
         """One call of the graph.
 
         Args:
-            inputs: every input by name, of the manifest's dtype and shape.
+            inputs: every input by name, of the manifest's dtype and shape; subclasses such as np.memmap are read as
+                the arrays they are.
 
         Returns:
             Every output by name, in arrays the caller owns.
@@ -104,20 +115,29 @@ class Executor(ABC):
             Closed: after close().
         """
         if self._closed:
-            raise Closed(f"run {self.label}", "it was closed", "Load the bundle again")
+            raise self._was_closed()
         if inputs.keys() != self._inputs.keys():
             raise InputError(
                 f"run with inputs {sorted(inputs)}", f"the graph takes {sorted(self._inputs)}", "Give each of them once"
             )
-        axes: dict[str, int] = {}
+        given: Arrays = {}
+        axes: dict[str, tuple[int, str]] = {}
         for name, (dtype, spec) in self._inputs.items():
-            value = inputs[name]
-            if type(value) is not np.ndarray or value.dtype != dtype or len(value.shape) != len(spec.shape):
+            value = given[name] = _plain(spec, inputs[name])
+            if value.dtype != dtype or len(value.shape) != len(spec.shape):
                 raise _mismatch(spec, value)
             for want, have in zip(spec.shape, value.shape, strict=True):
-                if have != (axes.setdefault(want, have) if isinstance(want, str) else want):
+                if isinstance(want, str):
+                    length, first = axes.setdefault(want, (have, name))
+                    if have != length:
+                        raise InputError(
+                            f"input {name!r} with {want} {have}",
+                            f"{want} is {length} in input {first!r}",
+                            f"Give every input the same {want}",
+                        )
+                elif have != want:
                     raise _mismatch(spec, value)
-        for axis, length in axes.items():
+        for axis, (length, _) in axes.items():
             allowed = self.graph.axes[axis]
             if not allowed.min <= length <= allowed.max:
                 raise InputError(
@@ -125,7 +145,7 @@ class Executor(ABC):
                     f"the bundle was exported for {axis} {allowed.min} to {allowed.max}",
                     "Split the call, or export with a wider range",
                 )
-        return self._run(inputs)
+        return self._run(given)
 
     def close(self) -> None:
         """Release the engine's memory; later calls of `run` raise Closed."""
@@ -134,14 +154,29 @@ class Executor(ABC):
                 self._closed = True
                 self._close()
 
+    def _was_closed(self) -> Closed:
+        return Closed(f"run {self.label}", "it was closed", "Load the bundle again")
+
     @abstractmethod
-    def _run(self, inputs: Mapping[str, Array]) -> Arrays: ...
+    def _run(self, inputs: Mapping[str, Array]) -> Arrays:
+        """One call with checked inputs. Should another thread close meanwhile, it ends well or raises Closed."""
 
     @abstractmethod
     def _close(self) -> None: ...
 
 
+def _plain(spec: TensorSpec, value: object) -> Array:
+    """A numpy array without its subclass; a mask would be lost, so a masked array is none."""
+    if type(value) is np.ndarray:
+        return value
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        raise _mismatch(spec, value)
+    return np.asarray(value)
+
+
 def _mismatch(spec: TensorSpec, value: object) -> InputError:
-    got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    got = f"{value.dtype} {value.shape}" if type(value) is np.ndarray else f"a {type(value).__name__}"
+    if type(value) is np.ndarray and value.dtype != value.dtype.newbyteorder("="):
+        got += ", whose bytes are in the other order than this machine's"
     shape = ", ".join(map(str, spec.shape))
     return InputError(f"input {spec.name!r}", f"the graph takes {spec.dtype} ({shape}), got {got}", "Convert it first")

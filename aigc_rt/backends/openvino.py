@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import threading
 from collections.abc import Mapping
@@ -11,8 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aigc_rt.backends.base import Array, Arrays, Executor, Job, Place
-from aigc_rt.errors import ExecutionError, PlanError
-from aigc_rt.manifest import Format, Variant
+from aigc_rt.backends.onnx_file import source
+from aigc_rt.backends.quiet import import_openvino
+from aigc_rt.errors import BackendUnavailable, ExecutionError, PlanError
+from aigc_rt.manifest import Format, Precision, Variant
 
 _INSTALL = "openvino is not installed: pip install 'aigc-rt[openvino]'"
 _HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "int4": "f32"}
@@ -33,8 +34,12 @@ class OpenVino:
         """Never: what this CPU's plugin lacks is found in `open`."""
         return None
 
+    def computes(self, stored: Variant, place: Place) -> Precision:
+        """As stored: the hint says so."""
+        return stored.precision
+
     def open(self, job: Job) -> Executor:
-        """A compiled model with the variant's precision as hint; PlanError when OpenVINO refuses."""
+        """A compiled model with the variant's precision as hint."""
         return OpenVinoExecutor(job)
 
 
@@ -47,40 +52,39 @@ class OpenVinoExecutor(Executor):
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINT[stored.precision]}
         if job.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(job.threads)
+        model = source(job)
         core = _core()
         offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if (wanted := {"fp16": "FP16", "bf16": "BF16"}.get(stored.precision)) and wanted not in offered:
             found = f"OpenVINO offers {', '.join(offered)} on this CPU and would run another precision instead"
-            raise PlanError(f"open {job}", found, "Ask for fp32, or for the backend onnxruntime")
+            raise BackendUnavailable(f"open {job}", found, "Ask for fp32, or for the backend onnxruntime")
         try:
-            if stored.data:
-                for name in stored.data:
-                    job.bundle.file(name)
-                model = core.read_model(str(job.bundle.file(stored.file)))
-            else:
-                model = core.read_model(job.bundle.read(stored.file))
-            self._model = core.compile_model(model, "CPU", settings)
+            compiled = core.compile_model(core.read_model(model), "CPU", settings)
         except RuntimeError as error:
             raise PlanError(f"open {job}", str(error).strip(), "See OpenVINO's message") from error
         self._outputs = [spec.name for spec in job.graph.outputs]
-        self._local = threading.local()
+        self._held: tuple[Any, threading.local] | None = (compiled, threading.local())
 
     def _run(self, inputs: Mapping[str, Array]) -> Arrays:
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._model.create_infer_request()
+        held = self._held  # kept until the call ends, though another thread closes
+        if held is None:
+            raise self._was_closed()
+        compiled, local = held
+        request = getattr(local, "request", None)
         try:
+            if request is None:
+                request = local.request = compiled.create_infer_request()
             values = request.infer(inputs, share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             raise ExecutionError(f"run {self.label}", str(error).strip(), "See OpenVINO's message") from error
         return {name: np.array(values[name]) for name in self._outputs}  # the next call reuses OpenVINO's memory
 
     def _close(self) -> None:
-        del self._model, self._local
+        self._held = None
 
 
 def _core() -> Any:
     try:
-        return importlib.import_module("openvino").Core()
+        return import_openvino().Core()
     except Exception as error:  # a broken native library raises anything; the plan quotes it
-        raise PlanError("use openvino", f"it cannot be imported ({error})", _INSTALL) from error
+        raise BackendUnavailable("use openvino", f"it cannot be imported ({error})", _INSTALL) from error

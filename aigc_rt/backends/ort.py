@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import importlib
+import io
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from aigc_rt.backends.base import Array, Arrays, Executor, Job, Place
 from aigc_rt.backends.driver import cuda_devices
+from aigc_rt.backends.onnx_file import source
+from aigc_rt.backends.quiet import import_onnxruntime
 from aigc_rt.errors import BackendUnavailable, ExecutionError, PlanError
-from aigc_rt.manifest import Format, Variant
+from aigc_rt.manifest import Format, Precision, Variant
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+_PRELOADING = threading.Lock()
 
 
 class OnnxRuntime:
@@ -26,7 +31,7 @@ class OnnxRuntime:
     def places(self) -> list[Place]:
         """The CPU, and each CUDA device or the reason there is none."""
         try:
-            ort = importlib.import_module("onnxruntime")
+            ort = import_onnxruntime()
             providers = ort.get_available_providers()
         except Exception as error:  # a broken native library raises anything; the plan quotes it
             reason = f"onnxruntime cannot be imported ({error}): pip install 'aigc-rt[cpu]', or 'aigc-rt[gpu]' for CUDA"
@@ -38,9 +43,11 @@ class OnnxRuntime:
                 "then pip install 'aigc-rt[gpu]'"
             )
             return [cpu, Place(self.name, "cuda:0", CUDA, reason)]
-        devices, none = cuda_devices()
-        missing = none or _missing_library(Path(str(ort.__file__)).parent / "capi")
-        if missing:
+        devices, missing = cuda_devices()
+        if missing is None:
+            _preload(ort)
+            missing = _missing_library(Path(str(ort.__file__)).parent / "capi")
+        if missing is not None:
             return [cpu, Place(self.name, "cuda:0", CUDA, missing)]
         return [cpu, *(Place(self.name, f"cuda:{i}", CUDA) for i in range(devices))]
 
@@ -50,8 +57,12 @@ class OnnxRuntime:
             return "ONNX Runtime's CPU provider does not run bfloat16 graphs"
         return None
 
+    def computes(self, stored: Variant, place: Place) -> Precision:
+        """As stored, but fp16 on the CPU: there it is cast to fp32, and stays so from node to node."""
+        return "fp32" if (stored.precision, place.provider) == ("fp16", CPU) else stored.precision
+
     def open(self, job: Job) -> Executor:
-        """A session with the provider asked for, and no other; PlanError when it refuses or gives another."""
+        """A session with the provider asked for, and no other."""
         return OrtExecutor(job)
 
 
@@ -60,22 +71,26 @@ class OrtExecutor(Executor):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self._session = _session(job)
+        self._session: Any = _session(job)
         self._outputs = [spec.name for spec in job.graph.outputs]
 
     def _run(self, inputs: Mapping[str, Array]) -> Arrays:
+        session = self._session  # kept until the call ends, though another thread closes
+        if session is None:
+            raise self._was_closed()
         try:
-            values = self._session.run(self._outputs, inputs)
+            values = session.run(self._outputs, inputs)
         except Exception as error:  # onnxruntime's errors share no base class
             raise ExecutionError(f"run {self.label}", str(error), "See ONNX Runtime's message") from error
         return dict(zip(self._outputs, values, strict=True))
 
     def _close(self) -> None:
-        del self._session
+        self._session = None
 
 
 def _session(job: Job) -> Any:
-    ort = importlib.import_module("onnxruntime")
+    model = source(job)
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3  # this session's own words; the process-wide logger is the application's
     options.inter_op_num_threads = 1
@@ -86,13 +101,6 @@ def _session(job: Job) -> Any:
     if provider == CUDA:
         # TF32 would make the same seed differ from the CPU by 1e-3.
         settings = {"device_id": job.place.device.removeprefix("cuda:"), "use_tf32": "0"}
-    stored = job.stored
-    if stored.data:  # external weights: onnxruntime finds them beside the file, which it maps into memory
-        for name in stored.data:
-            job.bundle.file(name)
-        model: bytes | str = str(job.bundle.file(stored.file))
-    else:
-        model = job.bundle.read(stored.file)
     try:
         session = ort.InferenceSession(model, options, providers=[(provider, settings)])
         session.disable_fallback()
@@ -103,6 +111,14 @@ def _session(job: Job) -> Any:
             f"open {job}", f"ONNX Runtime took {got} instead", "Run `aigc-rt plan` for the reasons"
         )
     return session
+
+
+def _preload(ort: Any) -> None:
+    """Load the CUDA libraries that pip installed, where onnxruntime can; what it prints meanwhile is dropped."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        with _PRELOADING, contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+            preload()  # what is missing is told by `_missing_library`, in the loader's words
 
 
 def _missing_library(folder: Path) -> str | None:

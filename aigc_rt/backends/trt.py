@@ -6,6 +6,7 @@ opening of damaged engines against the real library; it has run on no GPU yet.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -15,11 +16,11 @@ import numpy as np
 from aigc_rt.backends import cuda, trt_library
 from aigc_rt.backends.base import Array, Arrays, Executor, Job, Place
 from aigc_rt.backends.cuda import CudaCore, Gpu
-from aigc_rt.backends.driver import cuda_devices
+from aigc_rt.backends.driver import compute_capability, cuda_devices
 from aigc_rt.backends.trt_lane import Lane, Loaded
 from aigc_rt.backends.trt_library import Library
-from aigc_rt.errors import AigcRtError, BackendUnavailable, Closed, ExecutionError, MissingDependency, PlanError
-from aigc_rt.manifest import Format, TensorSpec, Variant
+from aigc_rt.errors import AigcRtError, BackendUnavailable, ExecutionError, MissingDependency, PlanError
+from aigc_rt.manifest import Format, Precision, TensorSpec, Variant
 
 LANES = 2
 """Calls of one executor that may run at the same time; more wait. Each costs activations and buffers."""
@@ -60,7 +61,7 @@ class TensorRT:
             return f"the engine was built with {engine.library}, here is {installed}: build it again"
         if engine.platform not in ("any", trt_library.here()):
             return f"the engine was built for {engine.platform}, this is {trt_library.here()}"
-        gpu = trt_library.compute_capability(_index(place))
+        gpu = compute_capability(_index(place))
         if gpu is None:
             return None
         if engine.targets == ("portable",):
@@ -68,6 +69,10 @@ class TensorRT:
             return f"portable engines run from sm{_PORTABLE_FROM} on, {place.device} is {gpu}" if early else None
         known = ", ".join(engine.targets)
         return None if gpu in engine.targets else f"the engine was built for {known}, {place.device} is {gpu}"
+
+    def computes(self, stored: Variant, place: Place) -> Precision:
+        """As stored: an engine's precision was settled when it was built."""
+        return stored.precision
 
     def open(self, job: Job) -> Executor:
         """Deserialise the engine and make its first execution context, which compiles kernels in tensorrt-rtx.
@@ -89,8 +94,9 @@ class TensorRT:
             raise BackendUnavailable(f"open {job}", f"CUDA does not start: {error}", "Run `nvidia-smi`") from error
         try:
             return TensorRTExecutor(job, _load(job, library, gpu, data))
-        except PlanError:
-            gpu.close()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the failure itself is what the caller hears of
+                gpu.close()
             raise
 
 
@@ -178,7 +184,7 @@ class TensorRTExecutor(Executor):
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._free or self._made < self._limit)
                 if self._closed:
-                    raise Closed(f"run {self.label}", "it was closed", "Load the bundle again")
+                    raise self._was_closed()
                 if self._free:
                     return self._free.pop()
                 self._made += 1

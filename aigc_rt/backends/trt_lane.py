@@ -119,15 +119,17 @@ class Lane:
         self._profile: int | None = None
         self._ready: Ready | None = None
         mark = loaded.library.log.mark()
-        self._gpu.use()
-        try:
-            self._stream = self._gpu.stream()
-            self._context = loaded.engine.create_execution_context()
-        except Exception as error:  # cuda-core's errors share no base class
-            raise loaded.failed(mark, str(error)) from error
-        if self._context is None:
-            self._gpu.free(self._stream)
-            raise loaded.failed(mark, "the library made no execution context and gave no reason")
+        with contextlib.ExitStack() as undo:
+            try:
+                self._gpu.use()
+                self._stream = self._gpu.stream()
+                undo.callback(self._gpu.free, self._stream)
+                self._context = loaded.engine.create_execution_context()
+            except Exception as error:  # cuda-core's errors share no base class
+                raise loaded.failed(mark, str(error)) from error
+            if self._context is None:
+                raise loaded.failed(mark, "the library made no execution context and gave no reason")
+            undo.pop_all()
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
         """Copy in, execute, copy out; returns arrays of their own.

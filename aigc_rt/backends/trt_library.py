@@ -5,13 +5,11 @@ Builder and executor both start here. Nothing is imported before `load` is calle
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib
 import importlib.util
 import itertools
 import platform
-import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -161,17 +159,3 @@ def here() -> str:
     """This machine as a manifest names it: "linux-x86_64", "linux-aarch64", "windows-x86_64"."""
     machine = platform.machine().lower()
     return f"{platform.system().lower()}-{ {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(machine, machine) }"
-
-
-@functools.cache
-def compute_capability(index: int) -> str | None:
-    """The compute capability of a device, such as "sm86", from the driver; None where there is no such device."""
-    if index >= cuda_devices()[0]:
-        return None
-    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
-    failed = driver.cuDeviceGet(ctypes.byref(device), index)
-    failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
-    failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-    return None if failed else f"sm{major.value}{minor.value}"

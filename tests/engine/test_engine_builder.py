@@ -148,8 +148,13 @@ def test_convolutions_and_their_weights_are_counted() -> None:
     assert evidence["parameters"] == 32 * 16 * 9 + 64 * 64 * 9 + 64
 
 
-def test_parameters_given_are_those_reported() -> None:
-    assert make(mlp("fp16"), parameters=1000).evidence["parameters"] == 1000
+def test_the_modules_count_is_reported_and_does_not_judge() -> None:
+    fewer = make(mlp("fp16"), parameters=200_000).evidence  # the rest were buffers: 5.6 bytes for each parameter
+    assert (fewer["parameters"], fewer["module_parameters"]) == (mlp_parameters(), 200_000)
+    assert 2.0 < fewer["bytes_per_parameter"] < 2.6
+    with pytest.raises(PrecisionLost, match=r"take 3\.\d+ bytes a parameter.*table"):
+        make(heavy_table(), profiles=[], parameters=10_000_000)  # most of them unused: 0.4 bytes for each
+    assert "module_parameters" not in make(mlp("fp16")).evidence
 
 
 def test_a_path_builds_the_same_engine(tmp_path: Path) -> None:

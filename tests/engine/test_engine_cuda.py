@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aigc_rt.backends import cuda, trt_library
+from aigc_rt.backends import cuda, driver
 
 
 class Made:
@@ -122,7 +122,7 @@ def test_host_memory_is_seen_as_it_is_and_can_be_written() -> None:
 
 
 def test_the_devices_compute_capability_comes_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Driver:
+    class Fake:
         @staticmethod
         def cuDeviceGet(device: Any, index: int) -> int:  # noqa: N802 - the driver's name
             device._obj.value = index + 10
@@ -134,11 +134,11 @@ def test_the_devices_compute_capability_comes_from_the_driver(monkeypatch: pytes
             value._obj.value = {75: 12, 76: 1}[attribute]
             return 0
 
-    monkeypatch.setattr(trt_library, "cuda_devices", lambda: (2, None))
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver)
-    trt_library.compute_capability.cache_clear()
+    monkeypatch.setattr(driver, "cuda_devices", lambda: (2, None))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Fake)
+    driver.compute_capability.cache_clear()
     try:
-        assert trt_library.compute_capability(1) == "sm121"
-        assert trt_library.compute_capability(2) is None
+        assert driver.compute_capability(1) == "sm121"
+        assert driver.compute_capability(2) is None
     finally:
-        trt_library.compute_capability.cache_clear()
+        driver.compute_capability.cache_clear()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aigc_rt.backends import cuda, trt, trt_library
 from aigc_rt.backends.base import Executor, Job, Place
 from aigc_rt.backends.trt_library import Library
-from aigc_rt.bundle import Bundle, describe, write_manifest
+from aigc_rt.bundle import Bundle, hash_files, write_manifest
 from aigc_rt.errors import (
     BackendUnavailable,
     Closed,
@@ -43,7 +43,7 @@ def make_job(folder: Path, data: bytes = b"an engine", largest: int = 64) -> Job
         parameters=0,
         variants={"rtx": Variant("fp16", "tensorrt-rtx", "it.engine", engine=spec)},
     )
-    write_manifest(folder, Manifest("it", Tensor("main"), {"main": graph}, describe(folder)))
+    write_manifest(folder, Manifest("it", Tensor("main"), {"main": graph}, hash_files(folder)))
     return Job(Bundle(folder), "main", "rtx", PLACE, None)
 
 
@@ -263,6 +263,31 @@ def test_no_memory_for_the_first_context_is_a_plan_error(bench: Bench, cause: st
     assert bench.gpu.closed
 
 
+@pytest.mark.parametrize("at", ["create_execution_context", "get_tensor_shape", "get_tensor_profile_shape"])
+def test_whatever_is_raised_while_opening_leaves_nothing_on_the_device(
+    bench: Bench, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA_ERROR_LAUNCH_FAILED")
+
+    monkeypatch.setattr(bench.engine, at, fail)
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_LAUNCH_FAILED"):
+        bench.open()
+    assert not bench.gpu.leaks()
+    assert bench.gpu.closed
+
+
+def test_an_interrupt_while_opening_leaves_nothing_on_the_device(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench.engine, "create_execution_context", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.open()
+    assert not bench.gpu.leaks()
+    assert bench.gpu.closed
+
+
 def spoil(change: Callable[[FakeEngine], Any]) -> Callable[[FakeEngine], Any]:
     return change
 
@@ -362,7 +387,7 @@ def test_places_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_an_engine_was_built_for_decides(
     monkeypatch: pytest.MonkeyPatch, engine: Engine | None, gpu: str, words: str | None
 ) -> None:
-    monkeypatch.setattr(trt_library, "compute_capability", lambda _: gpu)
+    monkeypatch.setattr(trt, "compute_capability", lambda _: gpu)
     library = fake_library(None)
     stored = Variant("fp16", "tensorrt-rtx", "it.engine", engine=engine)
     reason = trt.TensorRTForRTX(lambda: library).refuses(stored, PLACE)
