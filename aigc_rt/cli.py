@@ -268,7 +268,7 @@ def bench(
     peers: Annotated[str, typer.Option(help="Whom to measure, with commas; all that are known.")] = "",
     torch: Annotated[str | None, typer.Option(help="RUN or package.module:factory: the module in PyTorch.")] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="The peer that ratios are against; PyTorch if it is there.")
+        str | None, typer.Option(help="The peer that ratios are against: torch-eager, else onnxruntime.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Shortest block.")] = 0.25,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks of every peer and batch.")] = 5,
@@ -287,10 +287,10 @@ def bench(
         options = room.BenchOptions(**given)
         if plot is not None:
             report.check_plot(plot)
+        if out is not None:
+            store.check_target(out)
     except InputError as error:
         raise typer.BadParameter(str(error)) from None
-    if out is not None:
-        store.check_target(out)
     document = room.bench(bundle, options, progress=_step)
     if out is not None:
         store.write(document, out)
