@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import openvino as ov
-
+from aigc_rt.backends.quiet import import_openvino
 from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer
 
 
@@ -15,6 +14,8 @@ class OpenVino(Peer):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
+        ov = import_openvino()
+        self.version = ov.__version__
         self.core = ov.Core()
         self.file = self.onnx_file()
         self.settings = {
@@ -49,7 +50,7 @@ class OpenVino(Peer):
     def facts(self) -> dict[str, Any]:
         """The settings, and the precision of every operation it executes as the engine reports it."""
         return {
-            "openvino": ov.__version__,
+            "openvino": self.version,
             **self.settings,
             "executes": ", ".join(f"{kind} x {count}" for kind, count in self.executes.most_common()),
         }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnxruntime as ort
-
+from aigc_rt.backends.quiet import import_onnxruntime
 from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer
 from aigc_rt.errors import BackendUnavailable
 
@@ -19,6 +18,7 @@ class OnnxRuntime(Peer):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
+        self.ort = ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = job.threads
         options.inter_op_num_threads = 1
@@ -50,7 +50,7 @@ class OnnxRuntime(Peer):
     def facts(self) -> dict[str, Any]:
         """Version and the provider it got."""
         return {
-            "onnxruntime": ort.__version__,
+            "onnxruntime": self.ort.__version__,
             "provider": self.session.get_providers()[0],
             "executes": self.job.precision,
         }

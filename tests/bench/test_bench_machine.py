@@ -94,3 +94,12 @@ def test_what_a_child_burns_is_the_others_share() -> None:
 def test_the_cores_have_been_busy() -> None:
     busy_s = machine.busy_s()
     assert busy_s is None or 0 < busy_s < os.times().elapsed * (os.cpu_count() or 1)
+
+
+def test_an_adapter_s_module_does_not_import_its_engine() -> None:
+    code = (
+        "import sys, aigc_rt.bench.measure, aigc_rt.bench.peers.ort, aigc_rt.bench.peers.openvino\n"
+        "print({'onnxruntime', 'openvino', 'torch', 'matplotlib'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
