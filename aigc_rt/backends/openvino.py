@@ -44,7 +44,10 @@ class OpenVino:
 
 
 class OpenVinoExecutor(Executor):
-    """One compiled model; an infer request for each calling thread, because a request runs one call at a time."""
+    """One infer request, one call at a time: with the latency hint OpenVINO has one stream, so more would only queue.
+
+    Never entering OpenVINO twice at once also keeps its threads and Python's lock from waiting for each other.
+    """
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -63,24 +66,22 @@ class OpenVinoExecutor(Executor):
         except RuntimeError as error:
             raise PlanError(f"open {job}", str(error).strip(), "See OpenVINO's message") from error
         self._outputs = [spec.name for spec in job.graph.outputs]
-        self._held: tuple[Any, threading.local] | None = (compiled, threading.local())
+        self._request: Any = compiled.create_infer_request()
+        self._calling = threading.Lock()
 
     def _run(self, inputs: Mapping[str, Array]) -> Arrays:
-        held = self._held  # kept until the call ends, though another thread closes
-        if held is None:
-            raise self._was_closed()
-        compiled, local = held
-        request = getattr(local, "request", None)
-        try:
-            if request is None:
-                request = local.request = compiled.create_infer_request()
-            values = request.infer(inputs, share_inputs=True, share_outputs=True)
-        except RuntimeError as error:
-            raise ExecutionError(f"run {self.label}", str(error).strip(), "See OpenVINO's message") from error
-        return {name: np.array(values[name]) for name in self._outputs}  # the next call reuses OpenVINO's memory
+        with self._calling:
+            if self._request is None:
+                raise self._was_closed()
+            try:
+                values = self._request.infer(inputs, share_inputs=True, share_outputs=True)
+            except RuntimeError as error:
+                raise ExecutionError(f"run {self.label}", str(error).strip(), "See OpenVINO's message") from error
+            return {name: np.array(values[name]) for name in self._outputs}  # the next call reuses OpenVINO's memory
 
     def _close(self) -> None:
-        self._held = None
+        with self._calling:
+            self._request = None
 
 
 def _core() -> Any:
