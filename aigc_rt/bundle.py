@@ -66,6 +66,15 @@ class Bundle:
         Raises:
             IntegrityError: the first file that is missing, added, or not what was hashed.
         """
+        self.check_listing()
+        for name in self.manifest.files:
+            self.file(name)
+
+    def check_listing(self) -> None:
+        """Refuse any file or folder that is not listed, without a look into those that are; errors as in `verify`."""
+        signature = self.path / SIGNATURE
+        if signature.is_symlink() or (signature.exists() and not _is_plain(signature)):
+            raise self._wrong(SIGNATURE, "it is not a plain file")
         for entry in sorted(self.path.rglob("*")):
             name = entry.relative_to(self.path).as_posix()
             if entry.is_dir() and not entry.is_symlink():
@@ -73,8 +82,6 @@ class Bundle:
                     raise self._added(name)
             elif name not in self.manifest.files and name not in (MANIFEST, SIGNATURE):
                 raise self._added(name)
-        for name in self.manifest.files:
-            self.file(name)
 
     def _added(self, name: str) -> IntegrityError:
         return IntegrityError(
@@ -89,11 +96,11 @@ class Bundle:
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[BinaryIO]:
         entry, path = self.manifest.files[name], self.path / name
-        for part in (path, *path.parents[: len(PurePosixPath(name).parts) - 1]):
-            if part.is_symlink():
-                raise self._wrong(name, f"{part} is a link, a bundle holds plain files only")
         try:
-            if not stat.S_ISREG(path.lstat().st_mode):  # asked first: opening a named pipe would wait for a writer
+            for part in (path, *path.parents[: len(PurePosixPath(name).parts) - 1]):
+                if part.is_symlink():
+                    raise self._wrong(name, f"{part} is a link, a bundle holds plain files only")
+            if not _is_plain(path):  # asked first: opening a named pipe would wait for a writer
                 raise self._wrong(name, "it is not a plain file")
             with path.open("rb") as stream:
                 size = os.fstat(stream.fileno()).st_size
@@ -109,6 +116,10 @@ class Bundle:
             raise self._wrong(name, f"its SHA-256 is {digest}, the manifest says {expected}")
 
 
+def _is_plain(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
 def _read_manifest(folder: Path) -> bytes:
     file = folder / MANIFEST
     try:
@@ -122,11 +133,12 @@ def _read_manifest(folder: Path) -> bytes:
             found = f"it is larger than {MANIFEST_LIMIT_BYTES:,} bytes"
             raise ManifestError(f"read {file}", found, "Copy the bundle again, or export it again")
         return file.read_bytes()
-    except OSError as error:
-        if isinstance(error, BundleNotFound):
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, BundleError):
             raise
+        found = (error.strerror if isinstance(error, OSError) else None) or str(error)
         mend = "Make it readable, or copy the bundle again"
-        raise BundleError(f"open the bundle {folder}", error.strerror or str(error), mend) from None
+        raise BundleError(f"open the bundle {folder}", found, mend) from None
 
 
 # Writing a bundle
@@ -196,12 +208,21 @@ def _refuse_existing(path: Path, force: bool) -> None:
             "something is already there",
             "Choose another path, or replace it with --force (force=True)",
         )
-    if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not (path / MANIFEST).is_file()):
+    if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not _is_only_a_bundle(path)):
         raise BundleExists(
             f"replace {path}",
             "it is no bundle, so it is left alone",
             "Choose another path, or remove it yourself",
         )
+
+
+def _is_only_a_bundle(path: Path) -> bool:
+    """Whether a folder holds a manifest of ours and nothing that it does not list."""
+    try:
+        Bundle(path).check_listing()
+    except BundleError:
+        return False
+    return True
 
 
 def _sweep(path: Path) -> None:

@@ -5,11 +5,14 @@ Exit codes: 0 done, 2 arguments rejected before anything was opened, 130 Ctrl-C,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +41,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document as the l
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Backend = Annotated[str | None, typer.Option(help="onnxruntime, openvino, tensorrt or tensorrt-rtx.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, fp16, bf16, int8 or int4.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads on the CPU; all that this process may use.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads on the CPU; all it may use.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -52,6 +55,9 @@ def _options(
 
 def main() -> None:
     """Run the command and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold letters that the terminal cannot show
     app()
 
 
@@ -69,6 +75,10 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             _say("interrupted")
             raise typer.Exit(130) from None
+        except OSError as error:  # stdout or stderr that takes no more; every other file has an error of ours
+            with contextlib.suppress(OSError):
+                _say(f"error: write the result: {error.strerror or error}. Free space, or read the whole output.")
+            os._exit(1)  # Python would complain again when it flushes the same stream
 
     return run
 
@@ -79,7 +89,7 @@ def _say(text: str) -> None:
 
 def _show(text: str, document: Any, as_json: bool) -> None:
     """The result on stdout: for a person, or as one line of JSON with nothing else."""
-    print(json.dumps(document, ensure_ascii=False) if as_json else text)  # noqa: T201
+    print(json.dumps(document, ensure_ascii=False) if as_json else text, flush=True)  # noqa: T201
 
 
 def _step(text: str) -> None:
@@ -186,6 +196,8 @@ def _condition(text: str) -> tuple[str, float | str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise typer.BadParameter(f"--set {text}: write NAME=VALUE.")
+    if name in ("self", "n", "seed", "start", "raw"):
+        raise typer.BadParameter(f"--set {text}: {name} is no condition.")
     try:
         return name, float(value)
     except ValueError:

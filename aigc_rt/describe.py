@@ -97,7 +97,13 @@ def _becomes(manifest: Manifest, name: str) -> str:
 def _claim(claim: Evidence) -> str:
     try:
         words = _WORDS[claim.claim](claim.details)
-    except (KeyError, TypeError, ValueError, AttributeError):  # details are free-form: another writer's may be others
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ):  # details are free-form: another writer's may be others
         words = f"{len(claim.details)} details, see --json"
     verdict = {True: ", passed", False: ", FAILED", None: ""}[claim.passed]
     return f"{claim.claim} [{claim.level}]: {words}{verdict}"

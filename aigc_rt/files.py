@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,9 +19,9 @@ def write_whole(target: Path, data: bytes) -> None:
     try:
         temporary.write_bytes(data)
         temporary.replace(target)
-    except OSError as error:
-        raise WriteError(
-            f"write {target}", error.strerror or str(error), "Free space or choose another place"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        found = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise WriteError(f"write {target}", found, "Free space or choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ class Generator:
         if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
             raise InputError(f"generate n={n!r}", "it is no count of samples", "Give an integer of 1 or more")
         noise.check(seed, 0, start, n)
+        n, seed, start = map(operator.index, (n, seed, start))
         given = feedforward.spread(program, conditions, n)
         floats, finished = [], []
         for first, count in self._chunks(program, n):

@@ -170,7 +170,7 @@ def _describe(kind: Any) -> str:
 
 # What the types alone do not say
 
-ARGUMENTS = ("n", "seed", "start", "raw")
+ARGUMENTS = ("self", "n", "seed", "start", "raw")
 """What `generate` takes besides conditions."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
@@ -196,20 +196,22 @@ def _validate(m: Manifest, where: str) -> None:
     for path, entry in m.files.items():
         check_path(path, where)
         must(path not in (MANIFEST, SIGNATURE), f"it lists {path} itself")
-        must(entry.bytes >= 0 and bool(_SHA256.fullmatch(entry.sha256)), f"size or hash of {path} is malformed")
+        must(
+            0 <= entry.bytes < 1 << 63 and bool(_SHA256.fullmatch(entry.sha256)), f"size or hash of {path} is malformed"
+        )
     must(len({path.casefold() for path in m.files}) == len(m.files), "two files differ only in case")
     must(m.program.graph in m.graphs, f"the program runs the graph {m.program.graph!r}, which is not there")
     for role, graph in m.graphs.items():
         must(bool(_NAME.fullmatch(role)), f"{role!r} is no name for a graph")
         must(bool(graph.inputs) and bool(graph.outputs), f"graph {role} has no inputs or no outputs")
         must(
-            all(1 <= a.min <= a.max for a in graph.axes.values()),
+            all(1 <= a.min <= a.max < 1 << 31 for a in graph.axes.values()),
             f"graph {role} has an axis that ends before it starts",
         )
         specs = (*graph.inputs, *graph.outputs)
         must(len({s.name for s in specs}) == len(specs), f"graph {role} uses a name twice")
         for spec in specs:
-            fine = all(d in graph.axes if isinstance(d, str) else d >= 0 for d in spec.shape)
+            fine = all(d in graph.axes if isinstance(d, str) else 0 <= d < 1 << 31 for d in spec.shape)
             must(fine, f"graph {role}: the shape of {spec.name} has an axis that is not declared")
         for name, variant in graph.variants.items():
             must(bool(_NAME.fullmatch(name)), f"{name!r} is no name for a variant")

@@ -8,6 +8,7 @@ to float32: float32 logarithms and sines differ between instruction sets, float6
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +61,7 @@ def words(seed: int, stream: int, start: int, count: int, each: int) -> NDArray[
         InputError: a number is out of its range.
     """
     check(seed, stream, start, count)
+    seed, stream, start, count = map(operator.index, (seed, stream, start, count))  # numpy's integers would wrap
     local = _local
     local.key[0], local.key[1] = seed, stream
     out = np.empty((count, each), np.uint64)
@@ -106,7 +108,7 @@ def check(seed: int, stream: int, start: int, count: int) -> None:
         ("seed", seed, 0, WORD_LIMIT - 1),
         ("stream", stream, 0, WORD_LIMIT - 1),
         ("count", count, 0, 2**31),
-        ("start", start, 0, WORD_LIMIT - max(count, 1)),
+        ("start", start, 0, WORD_LIMIT - (max(int(count), 1) if isinstance(count, (int, np.integer)) else 1)),
     ):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
             raise InputError(f"{name}={value!r}", "it is not an integer", f"Give an integer {low} to {high}")

@@ -36,8 +36,8 @@ class Request:
         ):
             if value is not None and value not in known:
                 raise InputError(f"{name}={value!r}", f"there are {', '.join(known)}", "Give one of them, or None")
-        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
-            raise InputError(f"threads={self.threads!r}", "it is no count of threads", "Give 1 or more, or None")
+        if self.threads is not None and (type(self.threads) is not int or not 1 <= self.threads <= 1024):
+            raise InputError(f"threads={self.threads!r}", "it is no count of threads", "Give 1 to 1024, or None")
 
     def __str__(self) -> str:
         asked = [f"device={self.device}"] if self.device != "auto" else []

@@ -85,7 +85,7 @@ def _answer(bundle: Bundle, job: Job) -> Check:
         return Check(what, "failed", str(error))
     try:
         outputs = executor.run(probe(bundle.manifest))
-    except AigcRtError as error:
+    except (AigcRtError, MemoryError, OverflowError, ValueError) as error:
         return Check(what, "failed", str(error))
     finally:
         executor.close()
@@ -139,7 +139,11 @@ def sketch(outputs: Mapping[str, Array]) -> dict[str, Json]:
 def distance(recorded: Mapping[str, Json], outputs: Mapping[str, Array]) -> float:
     """The largest difference between outputs and a sketch, as a share of each output's range; NaN stays NaN."""
     worst = 0.0
+    if recorded.keys() != outputs.keys():
+        raise ValueError(f"it is of the outputs {sorted(recorded)}, the graph gives {sorted(outputs)}")
     for name, entry in recorded.items():
+        if not 0 <= entry["range"] < float("inf") or len(entry["positions"]) == 0 or min(entry["positions"]) < 0:
+            raise ValueError(f"range or positions of {name}")
         flat = outputs[name].reshape(-1).astype(np.float64)
         if flat.size != entry["size"]:
             return float("inf")

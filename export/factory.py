@@ -27,7 +27,7 @@ def call(source: str) -> dict[str, Any]:
     mend = "Name a function of an importable module that returns a dict of aigc_rt.export.export's arguments"
     try:
         given = getattr(importlib.import_module(module), function)()
-    except Exception as error:  # it is the user's code: it raises anything
+    except (Exception, SystemExit) as error:  # it is the user's code: it raises anything
         raise ExportError(f"call {source}", f"{type(error).__name__}: {error}", mend) from error
     if not isinstance(given, dict) or not {"module", "example_inputs"} <= given.keys():
         raise ExportError(f"call {source}", "it returned no dict with module and example_inputs", mend)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def to_onnx(
                 verbose=False,
             )
     except Exception as error:  # the exporter raises what the module or any pass raises
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         raise ExportError(
             f"export {type(module).__name__} to ONNX", _first_words(error), "See the exception this one came from"
         ) from error
@@ -115,7 +118,7 @@ def examples_by_name(module: torch.nn.Module, examples: Any) -> dict[str, torch.
     for name, value in given.items():
         if not isinstance(value, torch.Tensor):
             raise InputError(f"example input {name!r}", f"it is a {type(value).__name__}", "Give a torch.Tensor")
-    return given
+    return {name: value.detach().clone() for name, value in given.items()}  # one tensor given twice is two inputs
 
 
 def _unfit(module: torch.nn.Module, asked: str, names: list[str]) -> InputError:
@@ -132,8 +135,16 @@ def _axes(examples: Mapping[str, torch.Tensor], dynamic: Dynamic) -> dict[str, A
     for name, dims in dynamic.items():
         if name not in examples:
             raise InputError(f"dynamic axes of {name!r}", f"the inputs are {sorted(examples)}", "Name one of them")
+        if not isinstance(dims, Mapping):
+            raise InputError(f"dynamic axes of {name!r}", f"{dims!r} is no dict", 'Give {0: "batch"}, say')
         for index, spec in dims.items():
-            label, low, high = _axis(spec)
+            try:
+                label, low, high = _axis(spec)
+            except (TypeError, ValueError, IndexError):
+                label, low, high = "", 0, 0
+            if not label.isidentifier():
+                mend = 'Give a name such as "batch", or ("batch", 1, 64)'
+                raise InputError(f"dynamic axis {index} of {name!r}", f"{spec!r} is no name and no range", mend)
             if not 0 <= index < examples[name].ndim:
                 raise InputError(
                     f"dynamic axis {index} of {name!r}", f"it has {examples[name].ndim} axes", "Count from 0"
@@ -185,8 +196,16 @@ def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
     return clean
 
 
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what the exporter wrapped."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _first_words(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:400]
 
 

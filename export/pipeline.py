@@ -7,7 +7,7 @@ import copy
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +20,7 @@ from aigc_rt.bundle import Bundle, content_name, hash_files, replacing, write_ma
 from aigc_rt.errors import ExportError, InputError, ManifestError
 from aigc_rt.export import engine, evidence, graph, precision
 from aigc_rt.manifest import Evidence, Feedforward, Format, Graph, Json, Manifest, Profile, Program, Tensor, Variant
+from aigc_rt.verify import verify
 
 PRECISIONS = ("fp32", "fp16")
 ENGINES = tuple(f for f in get_args(Format) if f != "onnx")
@@ -82,6 +83,7 @@ def export(
         BundleExists, WriteError: see `bundle.replacing`.
         ExportError: PyTorch, ONNX or the engine builder refuses the module; GateFailed: a variant is too far off.
     """
+    precisions, engines = _listed(precisions), _listed(engines)
     _check_choices("precision", precisions, PRECISIONS)
     _check_choices("engine", engines, ENGINES, empty=True)
     path = Path(out)
@@ -90,7 +92,7 @@ def export(
     _check_program(program, judge, examples, dynamic or {})
     with replacing(path, force=force) as folder, torch.no_grad():
         progress("tracing the module")
-        outputs = _output_names(_try(frozen, examples), program)
+        outputs = _output_names(_try(frozen, examples), program, examples.keys())
         exported = graph.to_onnx(frozen, examples, dynamic or {}, outputs)
         draft = _Draft(folder, program.graph if program else ROLE)
         for wanted in dict.fromkeys(precisions):
@@ -111,7 +113,17 @@ def export(
         draft.evidence += _measure(draft, manifest, evidence.reference(frozen, manifest, examples), judge)
         draft.evidence += evidence.answer(frozen, manifest)
         write_manifest(folder, replace(manifest, evidence=tuple(draft.evidence)))
+        progress("verifying")
+        _verify(folder)
     return Bundle(path)
+
+
+def _verify(folder: Path) -> None:
+    """What `aigc-rt verify` will say of the bundle here, before it is handed over."""
+    failed = [check for check in verify(folder).checks if check.result == "failed"]
+    if failed:
+        found = "; ".join(f"{check.what}: {check.detail}" for check in failed)
+        raise ExportError("verify the new bundle", found, "Make forward give the same answer each time")
 
 
 def _check_choices(word: str, given: Sequence[str], known: tuple[str, ...], *, empty: bool = False) -> None:
@@ -122,6 +134,10 @@ def _check_choices(word: str, given: Sequence[str], known: tuple[str, ...], *, e
             raise InputError(f"{word} {value!r}", f"there are {', '.join(known)}", "Choose of them")
     if not given and not empty:
         raise InputError(f"no {word}", f"there are {', '.join(known)}", "Choose one or more")
+
+
+def _listed(given: Sequence[str]) -> Sequence[str]:
+    return given if isinstance(given, str) else tuple(given)  # a generator is read once
 
 
 def _freeze(module: torch.nn.Module) -> torch.nn.Module:
@@ -182,14 +198,23 @@ def _try(module: torch.nn.Module, examples: Mapping[str, torch.Tensor]) -> Any:
         ) from error
 
 
-def _output_names(answer: Any, program: Program | None) -> tuple[str, ...]:
+def _output_names(answer: Any, program: Program | None, taken: Collection[str]) -> tuple[str, ...]:
     """Names for the outputs: the one that the program's media names, "output", or output_0, output_1, ..."""
     count = len(evidence.tensors(answer))
+    if isinstance(program, Feedforward) and program.media.output in taken:
+        found = f"forward's parameters are {', '.join(taken)}"
+        raise InputError(f"an output called {program.media.output}", found, "Give the media's output another name")
     if count == 0:
         raise ExportError("export", f"forward returns {type(answer).__name__}, no tensor", "Return a tensor")
     if count == 1:
-        return (program.media.output if isinstance(program, Feedforward) else "output",)
-    return tuple(f"output_{i}" for i in range(count))
+        return (program.media.output if isinstance(program, Feedforward) else _free("output", taken),)
+    return tuple(_free(f"output_{i}", taken) for i in range(count))
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _add_onnx(draft: _Draft, exported: graph.Exported, wanted: str) -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -366,6 +366,12 @@ class FakeSession:
 
     def get_providers(self) -> list[str]:
         return [self.gives, ort.CPU]
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="z", type="tensor(float)", shape=["batch", toy.LATENT])]
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name="image", type="tensor(float)", shape=["batch", *toy.SHAPE])]
 
 
 @pytest.fixture

@@ -84,6 +84,10 @@ def test_an_added_file_is_found(bundle: Path, added: str) -> None:
 def test_a_signature_may_be_there(bundle: Path) -> None:
     (bundle / "model.sig").write_text("{}")
     Bundle(bundle).verify()
+    (bundle / "model.sig").unlink()
+    (bundle / "model.sig").symlink_to(bundle / MANIFEST)
+    with pytest.raises(IntegrityError, match="plain file"):
+        Bundle(bundle).verify()
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
@@ -91,6 +95,9 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     for path, found in ((tmp_path / "none", "nothing"), (tmp_path / "file", "a file"), (tmp_path, "without manifest")):
         with pytest.raises(BundleNotFound, match=found):
             Bundle(path)
+    for odd in ("x" * 5000, "nul\0byte"):
+        with pytest.raises(BundleError):
+            Bundle(tmp_path / odd)
     (tmp_path / MANIFEST).write_bytes(b" " * (17 << 20))
     with pytest.raises(ManifestError, match="larger than"):
         Bundle(tmp_path)
@@ -136,6 +143,17 @@ def test_force_spares_what_is_no_bundle(tmp_path: Path) -> None:
         with pytest.raises(BundleExists, match="no bundle"), replacing(path, force=True):
             pass
     assert content(home) == {"letters.txt": b"dear"}
+    (home / MANIFEST).write_text("{}")  # a web app's, say
+    with pytest.raises(BundleExists, match="no bundle"), replacing(home, force=True):
+        pass
+    assert len(content(home)) == 2
+
+
+def test_force_spares_a_bundle_that_holds_something_else_too(bundle: Path) -> None:
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(BundleExists, match="no bundle"), replacing(bundle, force=True):
+        pass
+    assert (bundle / "notes.txt").read_text() == "mine"
 
 
 WRITER = """

@@ -106,6 +106,8 @@ def test_inspect_and_plan_show_the_same_to_people_and_programs(bundle: Path) -> 
         (("generate", "BUNDLE", "-n", "-3", "--out", "x.png"), "greater than or equal to"),
         (("generate", "BUNDLE", "--seed", "-1", "--out", "x.png"), "greater than or equal to"),
         (("generate", "BUNDLE"), "--out"),
+        (("generate", "BUNDLE", "--out", "x.png", "--set", "n=3"), "no condition"),
+        (("plan", "BUNDLE", "--threads", "100000"), "1024"),
         (("generate", "BUNDLE", "--out", "x.png", "--device", "gpu"), "cuda:N"),
         (("generate", "BUNDLE", "--out", "x.png", "--backend", "torch"), "onnxruntime"),
         (("plan", "BUNDLE", "--precision", "fp8"), "fp16"),
@@ -174,13 +176,34 @@ def test_a_factory_of_the_users(tmp_path: Path) -> None:
         "def extra(): return {**good(), 'colour': 'red'}\n"
         "def wrong(): return 3\n"
         "def raises(): return 1 / 0\n"
+        "def leaves(): raise SystemExit(0)\n"
     )
     done = run("export", "mine:good", "--out", "bundle", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["manifest"]["program"]["kind"] == "tensor"
-    for name, says in (("extra", "colour"), ("wrong", "no dict"), ("raises", "ZeroDivisionError"), ("none", "none")):
+    for name, says in (
+        ("extra", "colour"),
+        ("wrong", "no dict"),
+        ("raises", "ZeroDivisionError"),
+        ("leaves", "SystemExit"),
+    ):
         done = run("export", f"mine:{name}", "--out", "other", cwd=tmp_path)
         assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_output_that_takes_no_more_is_a_clear_error(bundle: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "inspect", bundle], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, "No space left" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+def test_a_path_that_the_terminal_cannot_show(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "é.png"
+    done = run("generate", bundle, "-n", 1, "--out", out, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, "xe9.png" in done.stdout, out.exists()) == (0, True, True)
 
 
 SLOW = """

@@ -236,6 +236,46 @@ def test_a_machine_with_a_gpu_adds_the_inspectors_word_and_the_devices_error(
     assert measured.variant == "fp16-tensorrt-rtx"
 
 
+def test_one_tensor_given_twice_is_two_inputs(tmp_path: Path) -> None:
+    class Minus(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a - 0.5 * b
+
+    z = torch.ones(2, 3)
+    bundle = export(Minus(), (z, z), tmp_path / "minus", precisions=("fp32",))
+    with aigc_rt.load(bundle.path, device="cpu") as generator:
+        a, b = np.full((2, 3), 1, np.float32), np.full((2, 3), 10, np.float32)
+        assert generator.run({"a": a, "b": b})["output"].tolist() == [[-4] * 3] * 2
+
+
+def test_an_input_may_be_called_output(tmp_path: Path) -> None:
+    class Echo(nn.Module):
+        def forward(self, output: Tensor) -> Tensor:
+            return output * 2
+
+    bundle = export(Echo(), (torch.ones(2),), tmp_path / "echo", precisions=("fp32",))
+    assert [spec.name for spec in bundle.manifest.main_graph.outputs] == ["output_"]
+    program = Feedforward("generator", {"output": Noise(0, "normal", (2,))}, Media("array", "output"))
+    more: dict[str, Any] = {"program": program, "dynamic": {"output": {0: "batch"}}}
+    with pytest.raises(InputError, match="another name"):
+        export(Echo(), (torch.ones(2, 2),), tmp_path / "other", **more)
+
+
+def test_a_module_that_answers_otherwise_each_time_is_not_handed_over(tmp_path: Path) -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, z: Tensor) -> Tensor:
+            self.calls += 1
+            return z + self.calls
+
+    with pytest.raises(ExportError):
+        export(Counter(), (torch.ones(1, 4),), tmp_path / "x", **small(), precisions=("fp32",))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_exporting_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     class Twins(nn.Module):
         def __init__(self) -> None:
@@ -309,6 +349,9 @@ def nan() -> nn.Module:
         (nn.Linear(4, 4), (torch.ones(1, 4),), {"dynamic": {"z": {0: "batch"}}}, InputError, r"inputs are \['input'\]"),
         (nn.Linear(4, 4), (torch.ones(1, 4),), {"dynamic": {"input": {2: "batch"}}}, InputError, "it has 2 axes"),
         (nn.Linear(4, 4), (torch.ones(1, 4),), {"dynamic": {"input": {0: ("b", 4, 2)}}}, InputError, "begins at 1"),
+        (nn.Linear(4, 4), (torch.ones(1, 4),), {"dynamic": {"input": {0: 5}}}, InputError, "no name and no range"),
+        (nn.Linear(4, 4), (torch.ones(1, 4),), {"dynamic": {"input": {0: "a b"}}}, InputError, "no name and no range"),
+        (nn.Linear(4, 4), (torch.ones(1, 4),), {"dynamic": {"input": [0]}}, InputError, "is no dict"),
         (nn.Linear(4, 4), (torch.ones(1, 5),), {}, ExportError, "mat1 and mat2|shapes cannot"),
         (nn.Linear(4, 4), (torch.ones(1, 4),), small(), InputError, "forward is given"),
         (

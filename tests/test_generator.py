@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from aigc_rt import Generator, Samples, backends, noise, plan
 from aigc_rt.backends.base import Place
 from aigc_rt.backends.openvino import OpenVino
 from aigc_rt.backends.ort import OnnxRuntime
-from aigc_rt.bundle import Bundle
+from aigc_rt.bundle import Bundle, write_manifest
 from aigc_rt.errors import (
     BackendUnavailable,
     Closed,
@@ -26,7 +28,7 @@ from aigc_rt.errors import (
     IntegrityError,
     PlanError,
 )
-from aigc_rt.manifest import Evidence, Media
+from aigc_rt.manifest import Evidence, Media, TensorSpec
 
 WAYS = [("onnxruntime", "fp32", 2e-6), ("onnxruntime", "fp16", 2e-2), ("openvino", "fp32", 2e-6)]
 """Backend, precision, largest error against float64 numpy on values in [-1, 1]."""
@@ -79,6 +81,14 @@ def test_what_was_asked_is_what_runs(generator: Generator, way: tuple[str, str, 
     assert way[0] in repr(generator)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int64, np.uint64])
+def test_numpys_integers_are_integers(generator: Generator, kind: type[np.integer[Any]]) -> None:
+    limit = min(int(np.iinfo(kind).max), 2**20)
+    first = limit - 3  # the last index is beyond what the type holds
+    truth = generator.generate(9, seed=limit, start=first).array
+    assert np.array_equal(generator.generate(kind(9), seed=kind(limit), start=kind(first)).array, truth)  # type: ignore[arg-type]
+
+
 def test_run_is_one_raw_call_and_the_caller_owns_its_answer(generator: Generator, way: tuple[str, str, float]) -> None:
     z = noise.normal(1, 0, 0, 3, (toy.LATENT,))
     before = z.copy()
@@ -103,6 +113,8 @@ def test_many_threads_get_their_own_answers(generator: Generator) -> None:
     ("inputs", "found"),
     [
         ({}, r"the graph takes \['z'\]"),
+        (None, r"of NoneType: the graph takes"),
+        ({1: 2, "z": 3}, r"the graph takes \['z'\]"),
         ({"y": np.zeros((1, 6), np.float32)}, r"the graph takes \['z'\]"),
         ({"z": np.zeros((1, 6))}, "got float64"),
         ({"z": np.zeros((1, 7), np.float32)}, "got float32"),
@@ -199,7 +211,8 @@ def test_with_nothing_asked_fp32_runs_on_the_cpu_and_the_plan_says_the_rest(imag
         ({"device": 0}, InputError, "cuda:N"),
         ({"backend": "torch"}, InputError, "onnxruntime"),
         ({"precision": "fp8"}, InputError, "fp16"),
-        ({"threads": 0}, InputError, "1 or more"),
+        ({"threads": 0}, InputError, "1 to 1024"),
+        ({"threads": 10**6}, InputError, "1 to 1024"),
     ],
 )
 def test_what_cannot_be_done_is_an_error_with_the_reason(
@@ -270,6 +283,30 @@ def test_a_damaged_variant_is_an_error_not_another_variant(tmp_path: Path) -> No
     (path / name).write_bytes(data)
     with pytest.raises(IntegrityError, match="SHA-256"):
         aigc_rt.load(path)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("output", "inputs"),
+    [
+        (TensorSpec("image", "float32", ("batch", 3, 5, 4)), None),
+        (TensorSpec("image", "float32", ("batch", 3, 20)), None),
+        (TensorSpec("image", "int64", ("batch", 3, 4, 5)), None),
+        (TensorSpec("picture", "float32", ("batch", 3, 4, 5)), None),
+        (None, TensorSpec("z", "float32", ("batch", 7))),
+    ],
+    ids=["shape", "rank", "dtype", "name", "input"],
+)
+def test_a_manifest_that_describes_another_graph_is_refused(
+    backend: str, output: TensorSpec | None, inputs: TensorSpec | None, tmp_path: Path
+) -> None:
+    path = toy.bundle(tmp_path / "other", precisions=("fp32",), made=toy.TENSOR)
+    manifest = Bundle(path).manifest
+    graph = manifest.main_graph
+    wrong = replace(graph, outputs=(output,) if output else graph.outputs, inputs=(inputs,) if inputs else graph.inputs)
+    write_manifest(path, replace(manifest, graphs={"generator": wrong}))
+    with pytest.raises(IntegrityError, match="the manifest says"):
+        aigc_rt.load(path, device="cpu", backend=backend)
 
 
 # Other programs and media

@@ -96,4 +96,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(WriteError, match="directory"):
         media.save(tmp_path / "folder.png", images, NCHW)
-    assert [p.name for p in tmp_path.iterdir()] == ["folder.png"]
+    (tmp_path / "file").write_text("x")
+    for odd in (tmp_path / "file" / "a.png", tmp_path / ("x" * 300 + ".png"), tmp_path / "nul\0.png"):
+        with pytest.raises(WriteError):
+            media.save(odd, images, NCHW)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]

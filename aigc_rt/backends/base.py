@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_rt.bundle import Bundle
-from aigc_rt.errors import Closed, InputError
+from aigc_rt.errors import Closed, InputError, IntegrityError
 from aigc_rt.manifest import Format, Graph, Precision, TensorSpec, Variant
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
+Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,9 @@ class Executor(ABC):
         """
         if self._closed:
             raise self._was_closed()
-        if inputs.keys() != self._inputs.keys():
+        if not isinstance(inputs, Mapping) or inputs.keys() != self._inputs.keys():
             raise InputError(
-                f"run with inputs {sorted(inputs)}", f"the graph takes {sorted(self._inputs)}", "Give each of them once"
+                f"run with inputs {_names(inputs)}", f"the graph takes {sorted(self._inputs)}", "Give each of them once"
             )
         given: Arrays = {}
         axes: dict[str, tuple[int, str]] = {}
@@ -163,6 +164,32 @@ class Executor(ABC):
 
     @abstractmethod
     def _close(self) -> None: ...
+
+
+def check_interface(job: Job, kind: str, specs: tuple[TensorSpec, ...], found: Mapping[str, tuple[str, Shape]]) -> None:
+    """Hold what an engine says of its inputs or outputs against the manifest.
+
+    Args:
+        job: what was opened.
+        kind: "input" or "output".
+        specs: the manifest's.
+        found: the engine's: name to dtype and shape, None for a length that it leaves open.
+
+    Raises:
+        IntegrityError: names, dtypes or fixed lengths differ.
+    """
+    for spec in specs:
+        dtype, shape = found.get(spec.name, ("", ()))
+        fixed = [d if isinstance(d, int) else None for d in spec.shape]
+        fits = len(fixed) == len(shape) and all(None in (a, b) or a == b for a, b in zip(fixed, shape, strict=True))
+        if dtype != spec.dtype or not fits or found.keys() != {s.name for s in specs}:
+            said = f"the manifest says {kind} {spec.name}: {spec.dtype} {list(spec.shape)}"
+            has = ", ".join(f"{name}: {of} {list(lengths)}" for name, (of, lengths) in found.items())
+            raise IntegrityError(f"open {job}", f"{said}, the graph has {has}", "Export the bundle again")
+
+
+def _names(inputs: object) -> str:
+    return str(sorted(map(str, inputs))) if isinstance(inputs, Mapping) else f"of {type(inputs).__name__}"
 
 
 def _plain(spec: TensorSpec, value: object) -> Array:

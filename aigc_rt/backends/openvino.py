@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from aigc_rt.backends.base import Array, Arrays, Executor, Job, Place
+from aigc_rt.backends.base import Array, Arrays, Executor, Job, Place, Shape, check_interface
 from aigc_rt.backends.onnx_file import source
 from aigc_rt.backends.quiet import import_openvino
 from aigc_rt.errors import BackendUnavailable, ExecutionError, PlanError
-from aigc_rt.manifest import Format, Precision, Variant
+from aigc_rt.manifest import Format, Precision, TensorSpec, Variant
 
 _INSTALL = "openvino is not installed: pip install 'aigc-rt[openvino]'"
 _HINT = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32", "int4": "f32"}
@@ -66,6 +66,8 @@ class OpenVinoExecutor(Executor):
         except RuntimeError as error:
             raise PlanError(f"open {job}", str(error).strip(), "See OpenVINO's message") from error
         self._outputs = [spec.name for spec in job.graph.outputs]
+        check_interface(job, "input", job.graph.inputs, _interface(compiled.inputs, job.graph.inputs))
+        check_interface(job, "output", job.graph.outputs, _interface(compiled.outputs, job.graph.outputs))
         self._request: Any = compiled.create_infer_request()
         self._calling = threading.Lock()
 
@@ -82,6 +84,17 @@ class OpenVinoExecutor(Executor):
     def _close(self) -> None:
         with self._calling:
             self._request = None
+
+
+def _interface(ports: Any, specs: tuple[TensorSpec, ...]) -> dict[str, tuple[str, Shape]]:
+    """Name to dtype and shape of a compiled model's inputs or outputs; a port has more names than the graph's."""
+    wanted = {spec.name for spec in specs}
+    found: dict[str, tuple[str, Shape]] = {}
+    for port in ports:
+        shape = tuple(d.get_length() if d.is_static else None for d in port.get_partial_shape())
+        for name in sorted(port.get_names() & wanted or port.get_names())[: len(wanted)]:
+            found[name] = (np.dtype(port.get_element_type().to_dtype()).name, shape)
+    return found
 
 
 def _core() -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from aigc_rt.backends.base import Array, Arrays, Executor, Job, Place
+from aigc_rt.backends.base import Array, Arrays, Executor, Job, Place, Shape, check_interface
 from aigc_rt.backends.driver import cuda_devices
 from aigc_rt.backends.onnx_file import source
 from aigc_rt.backends.quiet import import_onnxruntime
@@ -73,6 +73,8 @@ class OrtExecutor(Executor):
         super().__init__(job)
         self._session: Any = _session(job)
         self._outputs = [spec.name for spec in job.graph.outputs]
+        check_interface(job, "input", job.graph.inputs, _interface(self._session.get_inputs()))
+        check_interface(job, "output", job.graph.outputs, _interface(self._session.get_outputs()))
 
     def _run(self, inputs: Mapping[str, Array]) -> Arrays:
         session = self._session  # kept until the call ends, though another thread closes
@@ -86,6 +88,19 @@ class OrtExecutor(Executor):
 
     def _close(self) -> None:
         self._session = None
+
+
+_DTYPES = {"float": "float32", "double": "float64"}
+
+
+def _interface(nodes: Any) -> dict[str, tuple[str, Shape]]:
+    """Name to dtype and shape of a session's inputs or outputs; "tensor(float)" is float32."""
+    found: dict[str, tuple[str, Shape]] = {}
+    for node in nodes:
+        word = node.type.removeprefix("tensor(").removesuffix(")")
+        shape = tuple(d if isinstance(d, int) else None for d in node.shape)
+        found[node.name] = (_DTYPES.get(word, word), shape)
+    return found
 
 
 def _session(job: Job) -> Any:
