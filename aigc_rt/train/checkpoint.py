@@ -27,6 +27,7 @@ FORMAT, SCHEMA = "aigc-rt-checkpoint", 1
 KEEP = 3
 _NAME = re.compile(r"step-(\d{8,})")
 _PARTIAL = ".partial-"
+_LIMIT = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,22 @@ def load(path: Path, only: str = "") -> Checkpoint:
         RunError: it is truncated, damaged, or no checkpoint.
     """
     try:
-        state: dict[str, Any] = json.loads((path / STATE).read_bytes())
+        state: Any = json.loads((path / STATE).read_bytes())
         if (state["format"], state["schema"]) != (FORMAT, SCHEMA):
             raise _damaged(path, f"{STATE} is {state['format']} schema {state['schema']}, not {FORMAT} schema {SCHEMA}")
+        step, seed, versions = state["step"], state["seed"], state["versions"]
+        if type(step) is not int or type(seed) is not int or not (0 <= step < _LIMIT and 0 <= seed < _LIMIT):
+            raise _damaged(path, f"{STATE}: step and seed are not whole numbers from 0 to 2**64 - 1")
+        if not isinstance(versions, dict) or not all(isinstance(value, str) for value in versions.values()):
+            raise _damaged(path, f"{STATE}: the versions are no object of strings")
         data = (path / TENSORS).read_bytes()
         if hashlib.sha256(data).hexdigest() != state["sha256"]:
             raise _damaged(path, f"{TENSORS} ({len(data):,} bytes) is not the file that was written")
         tensors = {k: v for k, v in safetensors.torch.load(data).items() if k.startswith(only)}
-        return Checkpoint(int(state["step"]), int(state["seed"]), tensors, dict(state["versions"]))
+        return Checkpoint(step, seed, tensors, versions)
     except RunError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
 
 

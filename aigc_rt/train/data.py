@@ -80,19 +80,34 @@ def load(source: str | Path, size: int | None = None) -> Dataset:
         MissingDependency: the package that a named set comes with is not installed.
     """
     name, path = str(source), Path(source)
+    if not name.strip():
+        raise DataError(
+            f"load the data {name!r}",
+            "the name is empty",
+            f"Give {', '.join(NAMED)}, or a folder; . is the one you are in",
+        )
     if name in NAMED:
         if size is not None:
             raise DataError(f"load {name} at size {size}", "a named set has a size of its own", "Leave --size out")
         return _split(name, NAMED[name]())
-    if not path.exists():
+    try:
+        if not path.exists():
+            raise DataError(
+                f"load the data {name!r}",
+                "it is no known name and there is no such folder",
+                f"Known names are {', '.join(NAMED)}; or give a folder of images or of IDX files",
+            )
+        if not path.is_dir():
+            raise DataError(f"load the data {name!r}", "it is a file", "Give the folder that holds it")
+        raw = idx.read(path) if idx.is_idx(path) else folders.read(path, size)
+    except OSError as error:  # a name too long, a folder that may not be listed
         raise DataError(
-            f"load the data {name!r}",
-            "it is no known name and there is no such folder",
-            f"Known names are {', '.join(NAMED)}; or give a folder of images or of IDX files",
-        )
-    if not path.is_dir():
-        raise DataError(f"load the data {name!r}", "it is a file", "Give the folder that holds it")
-    raw = idx.read(path) if idx.is_idx(path) else folders.read(path, size)
+            f"load the data {name!r}", error.strerror or str(error), "Give a folder that you may read"
+        ) from None
+    except MemoryError:
+        raise DataError(
+            f"load the data {name!r}", "its images do not fit into memory", "Give fewer, or a smaller --size"
+        ) from None
     return _split(path.resolve().name, raw)
 
 

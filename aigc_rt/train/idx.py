@@ -24,6 +24,7 @@ TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 _NAME = re.compile(r"(?P<part>.*?)[-_.]?(?P<what>images|labels)[-_.]idx(?P<axes>\d)([-_.]ubyte)?(\.gz)?", re.IGNORECASE)
 _TEST = re.compile(r"t10k|test", re.IGNORECASE)
 _PIECE_BYTES = 16 << 20
+_AXES = 8
 _MEND = "Copy the file again from where it came from"
 
 
@@ -56,6 +57,13 @@ def read(folder: Path) -> Raw:
         )
     tests = sum(len(block) for (part, _), block in zip(parts, images, strict=True) if _TEST.search(part))
     total = sum(map(len, images))
+    for (_, files), block in zip(parts, labels, strict=False):
+        if block.max() >= total:  # every class takes memory in the judge, with images or without
+            raise DataError(
+                f"read {files['labels']}",
+                f"it has the label {block.max()}, and there are only {total} images",
+                "Number the classes 0 to K - 1, at most one class an image",
+            )
     return Raw(
         images=np.concatenate(images),
         labels=np.concatenate(labels) if labels else None,
@@ -114,6 +122,8 @@ def _parse(stream: BinaryIO, path: Path) -> NDArray[np.generic]:
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in TYPES or not head[3]:
         raise _error(path, f"its first bytes are {head.hex(' ') or 'missing'}, no IDX header")
+    if head[3] > _AXES:
+        raise _error(path, f"its header states {head[3]} axes, more than {_AXES}")
     lengths = stream.read(4 * head[3])
     if len(lengths) < 4 * head[3]:
         raise _error(path, "it is truncated inside its header")
@@ -127,7 +137,10 @@ def _parse(stream: BinaryIO, path: Path) -> NDArray[np.generic]:
         raise _error(path, f"it is truncated: the header says {wanted:,} bytes of values, {len(data):,} are there")
     if stream.read(1):
         raise _error(path, f"it goes on after the {wanted:,} bytes of values that its header states")
-    return np.frombuffer(data, dtype).astype(dtype.newbyteorder("=")).reshape(shape)
+    try:
+        return np.frombuffer(data, dtype).astype(dtype.newbyteorder("=")).reshape(shape)
+    except ValueError as error:  # no values, and axes beyond all memory
+        raise _error(path, f"its header states the impossible shape {shape} ({error})") from None
 
 
 def _error(path: Path, found: str) -> DataError:

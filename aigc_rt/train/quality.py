@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -65,7 +66,7 @@ class Judge:
             quiet: no progress bar.
 
         Raises:
-            DataError: no labels, or one class.
+            DataError: no labels, one class, or fewer than two images to train on.
             WriteError: the cache cannot be written.
         """
         if data.labels is None or data.classes < 2:
@@ -73,6 +74,12 @@ class Judge:
                 f"judge generators of {data.name}",
                 "its images have no labels" if data.labels is None else "its images are all of one class",
                 "Give labels (sub-folders named after the classes), or train without evaluation",
+            )
+        if len(data.train) < 2:
+            raise DataError(
+                f"judge generators of {data.name}",
+                f"{len(data.train)} image is there to compare with, {len(data.held_out)} held out; two are needed",
+                "Give more images, or train without evaluation",
             )
         folder = (cache or Path(platformdirs.user_cache_dir("aigc-rt", appauthor=False)) / "judges") / _key(data)
         if folder.is_dir():
@@ -136,11 +143,20 @@ class Judge:
         Returns:
             What `measure` returns, and: frechet_untrained: the distance of the same family with fresh weights;
             frechet_ratio: the trained one's share of that; frechet_held_out: that of real images not trained on.
+
+        Raises:
+            DataError: the distances are no finite numbers.
         """
         real = _nhwc(data.images[data.train])
         found = self.measure(sample(module, program, seed, SAMPLES), real)
         before = self.frechet(sample(untrained, program, seed, SAMPLES), real)
         held_out = self.frechet(_nhwc(data.images[data.held_out]), real) if self.held_out > 1 else None
+        if not (math.isfinite(found["frechet"]) and math.isfinite(before) and before > 0):
+            raise DataError(
+                f"judge generators of {data.name}",
+                f"the distances are {found['frechet']} trained and {before} untrained",
+                "Give more images, or train without evaluation",
+            )
         return found | {
             "frechet_untrained": before,
             "frechet_ratio": found["frechet"] / before,

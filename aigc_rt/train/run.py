@@ -74,6 +74,9 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"train with {name}={value}", "it is not positive", "Give 1 or more")
+        for name, most in (("epochs", record.EPOCHS), ("size", record.SIZE), ("threads", record.THREADS)):
+            if (getattr(self, name) or 0) > most:
+                raise InputError(f"train with {name}={getattr(self, name)}", f"the most is {most:,}", "Give fewer")
         noise.check(self.seed or 0, 0, 0, 1)
 
 
@@ -89,7 +92,9 @@ def train(options: TrainOptions, export_check: ExportCheck | None = None) -> Run
         The record as written to run.json.
 
     Raises:
-        RunError: unknown family or objective, `out` in use, nothing to resume or something else to resume, damage.
+        RunError: unknown family or objective, `out` in use, nothing to resume or something else to resume, damage,
+            networks that do not fit into memory.
+        InputError: a batch of more images than there are.
         DataError, MissingDependency: see `aigc_rt.train.data.load`.
         WriteError: the disk is full, or `out` cannot be written to.
         KeyboardInterrupt: after a checkpoint was saved.
@@ -101,15 +106,19 @@ def train(options: TrainOptions, export_check: ExportCheck | None = None) -> Run
     data = datasets.load(options.data, options.size)
     with _threads(options.threads or (before.threads if before else _recipe(options)[1].threads)):
         asked = _asked(options, data)
-        run = _check_same(before, asked) if before else asked
-        family = _create(run)
-        trainer = Trainer(family, data, run.recipe, run.seed)
+        run = _check_same(before, asked, options.out) if before else asked
+        _check_batch(run, data)
+        with _buildable(data.shape):
+            family = _create(run)
+            trainer = Trainer(family, data, run.recipe, run.seed)
+        if trainer.steps != run.steps:
+            raise _edited(options.out, f"its recipe has {trainer.steps} steps, not {run.steps}")
         if before is None:
             if export_check is not None:
                 export_check(_generator(options.out.name, run, family, trainer))
             run.write(_made(options.out))
         else:
-            _restore(trainer, options.out)
+            _restore(trainer, options.out, run)
         run = _fit(options, run.but(step=trainer.step), family, trainer)
         return _judged(options, run, family, trainer, data)
 
@@ -120,13 +129,13 @@ def load_generator(run: Path) -> TrainedGenerator:
     Raises:
         RunError: no run, no checkpoint in it, or a damaged one.
     """
-    found = record.read(run)
-    _family(found.family)
-    family = _create(found)
+    found = _opened(run)
+    with _buildable(found.data.shape):
+        family = _create(found)
     path = checkpoint.newest(run / CHECKPOINTS)
     if path is None:
         raise RunError(f"load the generator of {run}", "there is no checkpoint in it", "Train again with --resume")
-    saved = checkpoint.load(path)
+    saved = _saved(path, found)
     module = _main(family)
     try:
         module.load_state_dict(checkpoint.strip(saved.tensors, f"average.{family.program.graph}."))
@@ -147,7 +156,51 @@ def _create(run: RunRecord) -> Family:
     """The family's networks with the run's first weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed % (1 << 63))
-        return _family(run.family).create(run.data.shape, run.objective, run.config)
+        try:
+            return _family(run.family).create(run.data.shape, run.objective, run.config)
+        except RunError as error:
+            raise RunError(error.asked, f"{record.FILE}: {error.found}", error.mend) from None
+
+
+def _opened(run: Path) -> RunRecord:
+    """Its record, of a family and an objective that are there, and a config that is the family's."""
+    found = record.read(run)
+    if found.family not in FAMILIES or found.objective not in FAMILIES[found.family].objectives:
+        raise _edited(run, f"there is no family {found.family!r} with the objective {found.objective!r}")
+    return found
+
+
+def _edited(run: Path, found: str) -> RunError:
+    return RunError(
+        f"read {run / record.FILE}", found, "It was edited or damaged: put it back, or train into another folder"
+    )
+
+
+@contextlib.contextmanager
+def _buildable(shape: tuple[int, int, int]) -> Iterator[None]:
+    """Within, what torch says of networks too large is a RunError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, AigcRtError):
+            raise
+        raise RunError(
+            "make the networks for images of {} x {} x {}".format(*shape),
+            f"they cannot be made ({str(error).splitlines()[0][:200] if str(error) else 'out of memory'})",
+            "Train on smaller images, with --size",
+        ) from None
+
+
+def _saved(path: Path, run: RunRecord) -> checkpoint.Checkpoint:
+    """A checkpoint of that run."""
+    saved = checkpoint.load(path)
+    if saved.seed != run.seed or saved.step > run.steps:
+        raise RunError(
+            f"read the checkpoint {path}",
+            f"it is step {saved.step} of seed {saved.seed}, the run has {run.steps} steps and seed {run.seed}",
+            "It or run.json is of another run: put it back, or train into another folder",
+        )
+    return saved
 
 
 def _main(family: Family) -> nn.Module:
@@ -172,7 +225,7 @@ def _made(out: Path) -> Path:
 
 
 def _resumed(options: TrainOptions) -> RunRecord:
-    found = record.read(options.out)
+    found = _opened(options.out)
     given = {"family": options.family, "objective": options.objective, "seed": options.seed}
     now = {**{name: getattr(found, name) for name in given}, "batch": found.recipe.batch, "epochs": found.recipe.epochs}
     given |= {"batch": options.batch, "epochs": options.epochs}
@@ -203,7 +256,9 @@ def _recipe(options: TrainOptions) -> tuple[str, Recipe]:
 def _asked(options: TrainOptions, data: Dataset) -> RunRecord:
     """The record of a new run."""
     objective, recipe = _recipe(options)
-    family = _family(options.family).create(data.shape, objective)
+    with _buildable(data.shape):
+        family = _family(options.family).create(data.shape, objective)
+        steps = Trainer(family, data, recipe, 0).steps
     return RunRecord(
         family=options.family,
         objective=objective,
@@ -214,11 +269,11 @@ def _asked(options: TrainOptions, data: Dataset) -> RunRecord:
         threads=torch.get_num_threads(),
         versions=record.versions(),
         step=0,
-        steps=Trainer(family, data, recipe, 0).steps,
+        steps=steps,
     )
 
 
-def _check_same(before: RunRecord, asked: RunRecord) -> RunRecord:
+def _check_same(before: RunRecord, asked: RunRecord, out: Path) -> RunRecord:
     """The run as it was started, now that its data is known to be the same."""
     if before.data.sha256 != asked.data.sha256:
         raise RunError(
@@ -226,13 +281,25 @@ def _check_same(before: RunRecord, asked: RunRecord) -> RunRecord:
             f"it is not what the run was started with ({before.data.name}, SHA-256 {before.data.sha256[:12]}...)",
             f"Give --data {before.data.source} as it was, or train into another folder",
         )
+    if before.data.shape != asked.data.shape:
+        raise _edited(out, f"its images have the shape {before.data.shape}, the data's have {asked.data.shape}")
     return before.but(threads=asked.threads, versions=asked.versions)
 
 
-def _restore(trainer: Trainer, out: Path) -> None:
+def _check_batch(run: RunRecord, data: Dataset) -> None:
+    most = max(len(data.train), _family(run.family).objectives[run.objective].batch)
+    if run.recipe.batch > most:
+        raise InputError(
+            f"train with batch={run.recipe.batch}",
+            f"there are {len(data.train):,} images to train on",
+            f"Give {most:,} or less",
+        )
+
+
+def _restore(trainer: Trainer, out: Path, run: RunRecord) -> None:
     path = checkpoint.newest(out / CHECKPOINTS)
     if path is not None:  # a kill before the first one: from the start
-        saved = checkpoint.load(path)
+        saved = _saved(path, run)
         trainer.restore(saved.step, saved.tensors)
 
 
@@ -282,10 +349,10 @@ def _judged(options: TrainOptions, run: RunRecord, family: Family, trainer: Trai
         return run.but(quality_note="not asked for").write(options.out)
     try:
         judge = Judge.of(data, options.judge, options.quiet)
+        module, program = trainer.averages[family.program.graph], family.program
+        quality = judge.judge(module, _main(_create(run)).eval(), program, data)
     except DataError as error:
         return run.but(quality_note=f"{error.asked}: {error.found}").write(options.out)
-    module, program = trainer.averages[family.program.graph], family.program
-    quality = judge.judge(module, _main(_create(run)).eval(), program, data)
     return run.but(quality=quality, quality_note=None).write(options.out)
 
 

@@ -76,6 +76,44 @@ def test_damage_is_an_error_that_names_it(file: str, damage: str, tmp_path: Path
     assert "go on from step-00000001" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"step": 1.5},
+        {"step": "2"},
+        {"step": -1},
+        {"step": True},
+        {"seed": None},
+        {"seed": 2**64},
+        {"versions": []},
+        {"versions": {"torch": 2}},
+        {"sha256": 5},
+        {"format": []},
+    ],
+)
+def test_odd_types_in_the_state(edit: dict[str, object], tmp_path: Path) -> None:
+    file = checkpoint.save(tmp_path, state(2)) / "state.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | edit))
+    with pytest.raises(RunError, match="step-00000002"):
+        checkpoint.load(file.parent)
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "[]", "5", "null", '{"step": ' + "9" * 5000 + "}"])
+def test_a_state_of_another_kind(content: str, tmp_path: Path) -> None:
+    file = checkpoint.save(tmp_path, state(2)) / "state.json"
+    file.write_text(content)
+    with pytest.raises(RunError, match="step-00000002"):
+        checkpoint.load(file.parent)
+
+
+@pytest.mark.parametrize("step", ["1e999", "NaN"])
+def test_a_step_that_is_no_number(step: str, tmp_path: Path) -> None:
+    file = checkpoint.save(tmp_path, state(2)) / "state.json"
+    file.write_text(file.read_text().replace('"step": 2', f'"step": {step}'))
+    with pytest.raises(RunError, match="step-00000002"):
+        checkpoint.load(file.parent)
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WriteError):

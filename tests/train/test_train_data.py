@@ -78,6 +78,28 @@ def test_unknown_name_lists_the_known() -> None:
     said(error, "minst", "mnist5k", "digits")
 
 
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_not_the_current_folder(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images)
+    with pytest.raises(DataError, match="the name is empty"):
+        data.load(name)
+    assert len(data.load(".").images) == 20
+
+
+def test_a_name_too_long() -> None:
+    with pytest.raises(DataError, match="load the data"):
+        data.load("x" * 5000)
+
+
+def test_images_beyond_memory(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_self: Image.Image, *_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "resize", full)
+    with pytest.raises(DataError, match="do not fit into memory"):
+        data.load(images, size=8)
+
+
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(DataError, match="it is a file"):
@@ -164,6 +186,8 @@ GOOD = idx_bytes(np.zeros((20, 6, 5), np.uint8))
         (idx_bytes(np.zeros((20, 30), np.uint8)), "of shape (20, 30)"),
         (idx_bytes(np.zeros((0, 6, 5), np.uint8)), "of shape (0, 6, 5)"),
         (idx_bytes(np.zeros((20, 6, 5), np.float32), 0x0D), "float32"),
+        (b"\0\0\x08\xff" + b"\0\0\0\1" * 255 + b"\7", "255 axes"),
+        (b"\0\0\x08\x03" + b"\0" * 4 + b"\xff" * 8, "impossible shape (0, 4294967295, 4294967295)"),
     ],
 )
 def test_bad_idx_images(content: bytes, words: str, mnist_like: Path) -> None:
@@ -178,6 +202,19 @@ def test_bad_idx_labels(mnist_like: Path) -> None:
     with pytest.raises(DataError) as error:
         data.load(mnist_like)
     said(error, "(19,)", "20 labels", "train-labels-idx1-ubyte")
+
+
+@pytest.mark.parametrize("label", [20, 2**31 - 1])
+def test_more_classes_than_images(label: int, mnist_like: Path) -> None:
+    labels = np.arange(20, dtype=np.int32)
+    file = mnist_like / "train-labels-idx1-ubyte"
+    file.write_bytes(idx_bytes(labels, 0x0C))
+    assert data.load(mnist_like).classes == 20
+    labels[3] = label
+    file.write_bytes(idx_bytes(labels, 0x0C))
+    with pytest.raises(DataError) as error:
+        data.load(mnist_like)
+    said(error, file, f"the label {label}", "20 images", "0 to K - 1")
 
 
 def test_idx_parts_that_do_not_fit(mnist_like: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from train_help import load_digits, one_thread  # noqa: F401
 
+from aigc_rt.errors import RunError
 from aigc_rt.train import data
 from aigc_rt.train.generators import FAMILIES
 from aigc_rt.train.generators.family import inputs, sample
@@ -158,3 +159,24 @@ def test_samples_do_not_depend_on_how_many_are_asked_for() -> None:
     one = sample(gan.generator, gan.program, seed=5, count=1, start=66)
     assert np.abs(many[66].astype(int) - one[0]).max() <= 1  # sums of another batch size may round differently
     assert isinstance(gan.generator, Generator)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"latent": "100"},
+        {"latent": 0},
+        {"latent": 1 << 40},
+        {"latent": True},
+        {"widths": 3},
+        {"widths": [16, "16"]},
+        {"widths": [4] * 65},
+        {"penalty": None},
+        {"penalty": float("nan")},
+        {"real_label": 10**400},
+        {"depth": 3},
+    ],
+)
+def test_a_bad_config_is_refused(config: dict[str, object]) -> None:
+    with pytest.raises(RunError, match=next(iter(config))):
+        Gan.create((1, 4, 4), "r3gan", config)

@@ -13,6 +13,7 @@ from train_help import load_digits, one_thread  # noqa: F401
 
 from aigc_rt.errors import DataError, WriteError
 from aigc_rt.train import classifier, data, quality
+from aigc_rt.train.generators.gan import Gan
 from aigc_rt.train.loop import Trainer
 from aigc_rt.train.quality import Judge
 
@@ -119,6 +120,22 @@ def test_no_labels_no_judge(digits: data.Dataset, tmp_path: Path) -> None:
         Judge.of(dataclasses.replace(digits, labels=None), tmp_path)
     with pytest.raises(DataError, match="one class"):
         Judge.of(dataclasses.replace(digits, labels=np.zeros(1797, np.int64)), tmp_path)
+
+
+def test_one_training_image_is_too_few_to_judge(
+    digits: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "advance", lambda _self: pytest.fail("trained a judge"))
+    with pytest.raises(DataError, match="two are needed"):
+        Judge.of(dataclasses.replace(digits, train=digits.train[:1]), tmp_path)
+
+
+def test_a_distance_that_is_no_number(judge: Judge, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = Gan.create(digits.shape, "r3gan")
+    for distance in (float("nan"), 0.0):
+        monkeypatch.setattr(Judge, "frechet", lambda *_, found=distance: found)
+        with pytest.raises(DataError, match="the distances are"):
+            judge.judge(gan.generator, gan.generator, gan.program, digits)
 
 
 def test_a_cache_that_cannot_be_written(digits: data.Dataset, tmp_path: Path) -> None:

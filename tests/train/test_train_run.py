@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,7 +232,9 @@ def test_the_export_check_comes_first(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "aigc-rt-run", "schema": 9}', '{"format": 3'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"format": "aigc-rt-run", "schema": 9}', '{"format": 3', "[" * 200_000]
+)
 def test_a_damaged_record(content: str, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(RunError, match=r"run\.json"):
@@ -307,6 +310,133 @@ def test_unlabelled_images_are_trained_on_but_not_judged(tmp_path: Path) -> None
     assert found.quality_note is not None
     assert "no labels" in found.quality_note
     assert load_generator(tmp_path / "run").module(torch.zeros(1, 100)).shape == (1, 3, 4, 6)
+
+
+def test_two_classes_of_one_image_are_trained_on_but_not_judged(tmp_path: Path) -> None:
+    for k, name in enumerate(("a", "b")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("L", (4, 4), 100 * k).save(tmp_path / "images" / name / "0.png")
+    found = train(
+        options(tmp_path / "run", data=str(tmp_path / "images"), evaluate=True, judge=tmp_path / "judges", batch=None)
+    )
+    assert (found.status, found.quality) == ("finished", None)
+    assert found.quality_note is not None
+    assert "two are needed" in found.quality_note
+    assert not (tmp_path / "judges").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("threads", 100_000), ("size", 5000), ("epochs", 10**400)])
+def test_numbers_must_be_within_reason(name: str, value: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{name}=.*the most is"):
+        options(tmp_path, **{name: value})
+
+
+def test_a_batch_of_more_images_than_there_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"batch=9999999999: there are 1,617 images to train on\. Give 1,617 or less"):
+        train(options(tmp_path / "run", batch=9_999_999_999))
+    assert not (tmp_path / "run").exists()
+    assert train(options(tmp_path / "run", batch=1617, max_steps=1)).step == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_networks_beyond_memory(error: Exception, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.nn.Linear, "__init__", full)
+    for use in (lambda: train(options(tmp_path / "run")), lambda: load_generator(whole)):
+        with pytest.raises(RunError, match=r"images of 1 x 8 x 8: they cannot be made .*--size"):
+            use()
+    assert not (tmp_path / "run").exists()
+
+
+def edited(run: Path, out: Path, *edits: tuple[str, object]) -> None:
+    """A copy of a run, with values at dotted places of run.json replaced."""
+    shutil.copytree(run, out)
+    document = json.loads((run / "run.json").read_text())
+    for place, value in edits:
+        *parents, last = place.split(".")
+        node = document
+        for name in parents:
+            node = node[name]
+        node[last] = value
+    (out / "run.json").write_text(json.dumps(document))
+
+
+BAD = [
+    ("objective", "wgan"),
+    ("objective", []),
+    ("family", []),
+    ("family", {}),
+    ("family", "gna"),
+    ("config", []),
+    ("config.widths", 5),
+    ("config.widths", [256, -1]),
+    ("config.latent", "100"),
+    ("config.extra", 1),
+    ("seed", "0"),
+    ("seed", None),
+    ("seed", 2**64),
+    ("seed", True),
+    ("data.shape", [1, 8]),
+    ("data.shape", [1, 8, "8"]),
+    ("data.shape", [1, 8, 0]),
+    ("data.shape", None),
+    ("data.size", "8"),
+    ("data.extra", 1),
+    ("data", 5),
+    ("step", 27),
+    ("steps", 0),
+    ("steps", "26"),
+    ("recipe", []),
+    ("recipe.batch", 0),
+    ("recipe.epochs", 10**400),
+    ("recipe.lr", "x"),
+    ("recipe.lr", float("nan")),
+    ("recipe.lr", float("inf")),
+    ("recipe.lr", 10**400),
+    ("recipe.betas", [2, 3]),
+    ("recipe.betas", [0.5]),
+    ("recipe.schedule", "step"),
+    ("recipe.threads", 100_000),
+    ("recipe.ema", -1),
+    ("threads", 100_000),
+    ("threads", 0),
+    ("versions", [1]),
+    ("status", "done"),
+    ("seconds", -1),
+    ("quality", 5),
+    ("quality", {}),
+    ("quality", {"covered": "x"}),
+    ("quality_note", 5),
+]
+
+
+@pytest.mark.parametrize(("place", "value"), BAD, ids=lambda x: repr(x)[:20])
+def test_an_edited_record(place: str, value: object, whole: Path, tmp_path: Path) -> None:
+    edited(whole, tmp_path / "run", (place, value), *([("quality_note", None)] if place == "quality" else []))
+    asked = TrainOptions("gan", "digits", tmp_path / "run", resume=True, evaluate=False, quiet=True)
+    for use in (lambda: load_generator(tmp_path / "run"), lambda: train(asked)):
+        with pytest.raises(RunError, match=r"run\.json"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [("steps", 30), ("recipe.batch", 65), ("recipe.epochs", 3), ("data.shape", [1, 4, 16])]
+)
+def test_a_record_that_contradicts_its_data(place: str, value: object, whole: Path, tmp_path: Path) -> None:
+    edited(whole, tmp_path / "run", (place, value))
+    with pytest.raises(RunError, match=r"run\.json"):
+        train(TrainOptions("gan", "digits", tmp_path / "run", resume=True, evaluate=False, quiet=True))
+
+
+@pytest.mark.parametrize("edit", [("seed", 5), ("config.widths", [8]), ("config.latent", 9)])
+def test_a_checkpoint_of_another_run(edit: tuple[str, object], whole: Path, tmp_path: Path) -> None:
+    edited(whole, tmp_path / "run", edit)
+    asked = TrainOptions("gan", "digits", tmp_path / "run", resume=True, evaluate=False, quiet=True)
+    for use in (lambda: load_generator(tmp_path / "run"), lambda: train(asked)):
+        with pytest.raises(RunError):
+            use()
 
 
 # In another process: Ctrl-C and kill -9

@@ -38,6 +38,9 @@ class Family(Task, Protocol):
             shape: (C, H, W) of one image.
             objective: a key of `objectives`.
             config: what a run recorded; None for the defaults.
+
+        Raises:
+            RunError: the config is none of this family.
         """
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -15,10 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aigc_rt.errors import RunError
 from aigc_rt.manifest import Feedforward, Media, Noise
 from aigc_rt.train.task import Batch, Loss, Recipe
 
 SLOPE = 0.2
+_WIDEST = 1 << 20
+_DEEPEST = 64
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,35 @@ class GanConfig:
     widths: tuple[int, ...] = (256, 512)
     penalty: float = 5.0
     real_label: float = 1.0
+
+
+def _config(given: dict[str, Any]) -> GanConfig:
+    """The settings that a run recorded."""
+
+    def width(value: Any) -> bool:
+        return type(value) is int and 1 <= value <= _WIDEST
+
+    def number(value: Any) -> bool:
+        return type(value) in (int, float) and abs(value) <= _LARGEST  # not so of NaN
+
+    def widths(value: Any) -> bool:
+        return isinstance(value, (list, tuple)) and len(value) <= _DEEPEST and all(map(width, value))
+
+    fits: dict[str, Callable[[Any], bool]] = {
+        "latent": width,
+        "widths": widths,
+        "penalty": number,
+        "real_label": number,
+    }
+    wrong = [key for key, value in given.items() if key not in fits or not fits[key](value)]
+    if wrong:
+        raise RunError(
+            "make the networks of a gan",
+            f"{', '.join(map(str, wrong))[:80]} cannot be what it is in its config",
+            f"Give {', '.join(fits)}: whole numbers from 1 to {_WIDEST:,}, a list of such, and finite numbers",
+        )
+    settings: dict[str, Any] = {k: tuple(v) if k == "widths" else v for k, v in given.items()}
+    return GanConfig(**settings)
 
 
 class Generator(nn.Module):
@@ -121,10 +154,7 @@ class Gan:
     @classmethod
     def create(cls, shape: tuple[int, int, int], objective: str, config: dict[str, Any] | None = None) -> Self:
         """See `Family.create`."""
-        settings = dict(config or {})
-        if "widths" in settings:
-            settings["widths"] = tuple(settings["widths"])
-        return cls(shape, objective, GanConfig(**settings))
+        return cls(shape, objective, _config(config or {}))
 
     def bce(self, batch: Batch) -> Iterator[Loss]:
         """Binary cross-entropy; the generator's loss is the non-saturating one."""
