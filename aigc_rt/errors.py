@@ -30,6 +30,7 @@ in brackets, so that callers may catch what they already catch.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 
@@ -46,11 +47,16 @@ class AigcRtError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, asked: str, found: str, mend: str) -> None:
-        self.asked, self.found, self.mend = asked, found, mend
-        super().__init__(f"{asked}: {found}. {mend}.")
+        self.asked, self.found, self.mend = map(_one_line, (asked, found, mend))
+        super().__init__(f"{self.asked}: {self.found}. {self.mend}.")
 
     def __reduce__(self) -> tuple[type[AigcRtError], tuple[str, str, str]]:
         return type(self), (self.asked, self.found, self.mend)  # errors cross process boundaries
+
+
+def _one_line(words: str) -> str:
+    """Engines say things on several lines, with rules and indents between; an error is one line in a log."""
+    return re.sub(r"\s*[\r\n]\s*", " ", words.strip())
 
 
 class BundleError(AigcRtError):
