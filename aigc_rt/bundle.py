@@ -23,16 +23,38 @@ from aigc_rt.manifest import MANIFEST, MANIFEST_LIMIT_BYTES, SIGNATURE, File, Ma
 from aigc_rt.manifest_json import decode, encode
 
 
+ZOO = Path(__file__).parent / "zoo"
+"""Bundles that are shipped inside the package, by the names of their folders."""
+_ZOO = "zoo:"
+
+
+def locate(path: str | os.PathLike[str]) -> Path:
+    """The folder that a user's words mean: a path, or "zoo:NAME" for a bundle that is shipped.
+
+    Raises:
+        BundleNotFound: no bundle of that name is shipped.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text.startswith(_ZOO):
+        return Path(path)
+    name = text.removeprefix(_ZOO)
+    there = sorted(file.parent.name for file in ZOO.glob(f"*/{MANIFEST}"))
+    if name not in there:
+        found = f"shipped are {', '.join(_ZOO + one for one in there) or 'none'}"
+        raise BundleNotFound(f"open the bundle {text}", found, "Give one of them, or a bundle's folder")
+    return ZOO / name
+
+
 class Bundle:
     """A bundle on disk, its manifest read and checked; the files are hashed when they are opened.
 
     Raises (from the constructor):
-        BundleNotFound: nothing there, or no manifest in it.
+        BundleNotFound: nothing there, or no manifest in it; see also `locate`.
         ManifestError, IntegrityError: see `decode`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = locate(path)
         data = _read_manifest(self.path)
         self.manifest = decode(data, str(self.path / MANIFEST))
         self.digest: str = json.loads(data)["digest"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
+import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -50,12 +52,16 @@ class Samples:
 class Generator:
     """A loaded bundle. `load` makes it. Calls from several threads are safe; each owns what it gets."""
 
-    def __init__(self, bundle: Bundle, decided: Plan, executor: Executor) -> None:
+    def __init__(self, bundle: Bundle, request: Request) -> None:
         self.bundle = bundle
-        self.plan = decided
-        self._executor = executor
         self._program = bundle.manifest.program
-        self._open = True
+        self._graphs = _Graphs(bundle, request)
+        self._main = self._graphs.opened(self._program.graph)
+
+    @property
+    def plan(self) -> Plan:
+        """What was decided for the main graph, and for every other graph since its first use."""
+        return self._graphs.plan
 
     def generate(
         self, n: int = 1, *, seed: int = 0, start: int = 0, raw: bool = False, **conditions: object
@@ -91,32 +97,35 @@ class Generator:
         floats, finished = [], []
         for first, count in self._chunks(program, n):
             part = {name: values[first : first + count] for name, values in given.items()}
-            values = feedforward.sample(self._executor.run, program, part, seed=seed, start=start + first, count=count)
+            values = feedforward.sample(self._main.run, program, part, seed=seed, start=start + first, count=count)
             finished.append(media.finish(values, program.media))
             if raw:
                 floats.append(values)
         return Samples(program.media, seed, start, _join(finished), _join(floats) if raw else None)
 
-    def run(self, inputs: Mapping[str, Array]) -> Arrays:
-        """One raw call of the main graph.
+    def run(self, inputs: Mapping[str, Array], graph: str | None = None) -> Arrays:
+        """One raw call of a graph.
+
+        A graph other than the main one is planned and opened at its first use, by what `load` was asked for.
 
         Args:
             inputs: every input by name, of the manifest's dtype and shape.
+            graph: its role, "encoder", say; None is the program's main graph.
 
         Returns:
             Every output by name, in arrays the caller owns.
 
         Raises:
-            InputError: a name, dtype or shape is not the graph's.
+            InputError: the bundle has no such graph; a name, dtype or shape is not the graph's.
             ExecutionError: the engine failed.
             Closed: after close().
+            IntegrityError, BackendUnavailable, DeviceUnavailable, PlanError: as `load`, at a graph's first use.
         """
-        return self._executor.run(inputs)
+        return (self._main if graph is None else self._graphs.opened(graph)).run(inputs)
 
     def close(self) -> None:
-        """Release the engine; closing twice is fine."""
-        self._open = False
-        self._executor.close()
+        """Release the engine of every graph; closing twice is fine."""
+        self._graphs.close()
 
     def __enter__(self) -> Generator:
         return self
@@ -131,7 +140,7 @@ class Generator:
         return f"<Generator {self.bundle.manifest.name!r}: {chosen.variant} with {chosen.backend} on {chosen.device}>"
 
     def _check_open(self) -> None:
-        if not self._open:
+        if self._graphs.closed:
             raise Closed(f"generate with {self.bundle.manifest.name!r}", "it was closed", "Load the bundle again")
 
     def _chunks(self, program: Feedforward, n: int) -> Iterator[tuple[int, int]]:
@@ -139,6 +148,56 @@ class Generator:
         axis = graph.axes[str(graph.inputs[0].shape[0])]
         for first in range(0, n, axis.max):
             yield first, min(axis.max, n - first)
+
+
+class _Graphs:
+    """The graphs of a loaded bundle: each is planned and opened once, at its first use, as the request says."""
+
+    def __init__(self, bundle: Bundle, request: Request) -> None:
+        self.plan = Plan(str(bundle.path), str(request), (), (), ())
+        self.closed = False
+        self._bundle, self._request = bundle, request
+        self._executors: dict[str, Executor] = {}
+        self._changing = threading.Lock()
+
+    def opened(self, role: str) -> Executor:
+        """The graph's executor; errors as in `Generator.run`."""
+        roles = self._bundle.manifest.graphs
+        if not isinstance(role, str) or role not in roles:
+            found = f"the graphs of {self._bundle.manifest.name!r} are {', '.join(roles)}"
+            raise InputError(f"run the graph {role!r}", found, "Give one of them, or None for the main one")
+        if (there := self._executors.get(role)) is not None:
+            return there
+        with self._changing:
+            if self.closed:
+                raise Closed(f"open the graph {role}", "the Generator was closed", "Load the bundle again")
+            if role not in self._executors:
+                self._executors[role] = self._open(role)
+            return self._executors[role]
+
+    def _open(self, role: str) -> Executor:
+        jobs, skips = plan.survey(self._bundle, role, self._request)
+        for rank, job in enumerate(jobs):
+            try:
+                executor = backends.get(job.place.backend).open(job)
+            except PlanError as error:  # said in the plan; raised below when nothing else is left
+                skips.append(Skip(role, job.variant, job.place.backend, job.place.device, error.found))
+                continue
+            so_far = self.plan
+            self.plan = replace(
+                so_far,
+                chosen=(*so_far.chosen, plan.choice(job, plan.reason(job, self._request))),
+                alternatives=(*so_far.alternatives, *(plan.choice(other) for other in jobs[rank + 1 :])),
+                skipped=(*so_far.skipped, *skips),
+            )
+            return executor
+        raise plan.no_way(role, self._request, [job.place for job in jobs], skips)
+
+    def close(self) -> None:
+        with self._changing, contextlib.ExitStack() as closing:  # one that fails to close does not keep the others open
+            self.closed = True
+            for executor in self._executors.values():
+                closing.callback(executor.close)
 
 
 def _join(parts: list[Array]) -> Array:
@@ -156,7 +215,7 @@ def load(
     """Open a bundle and make it ready to generate. What is asked for is done, or raises; the plan explains the rest.
 
     Args:
-        path: the bundle's folder.
+        path: the bundle's folder, or "zoo:NAME" for one that is shipped with the package.
         device: "auto", "cpu", "cuda" or "cuda:N".
         backend: "onnxruntime", "openvino", "tensorrt" or "tensorrt-rtx"; None takes the best that works here.
         precision: "fp32", "fp16", "bf16", "int8" or "int4"; None takes fp32 on the CPU and fp16 on a GPU first.
@@ -168,16 +227,4 @@ def load(
         BackendUnavailable, DeviceUnavailable, PlanError: nothing here can do what was asked.
     """
     request = Request(device, backend, precision, threads)
-    bundle = Bundle(path)
-    role = bundle.manifest.program.graph
-    jobs, skips = plan.survey(bundle, role, request)
-    for rank, job in enumerate(jobs):
-        try:
-            executor = backends.get(job.place.backend).open(job)
-        except PlanError as error:  # said in the plan; raised below when nothing else is left
-            skips.append(Skip(role, job.variant, job.place.backend, job.place.device, error.found))
-            continue
-        chosen = plan.choice(job, plan.reason(job, request))
-        others = tuple(plan.choice(other) for other in jobs[rank + 1 :])
-        return Generator(bundle, Plan(str(bundle.path), str(request), (chosen,), others, tuple(skips)), executor)
-    raise plan.no_way(role, request, [job.place for job in jobs], skips)
+    return Generator(Bundle(path), request)

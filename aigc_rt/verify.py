@@ -67,10 +67,10 @@ def verify(path: str | os.PathLike[str], *, device: str = "auto") -> Report:
     except BundleError as error:
         return Report(os.fspath(path), (Check("files", "failed", str(error)),))
     checks = [Check("files", "ok", f"{len(bundle.manifest.files)} files, schema and hashes")]
-    role = bundle.manifest.program.graph
-    jobs, skips = plan.candidates(bundle, role, request)
-    checks += [_answer(bundle, job) for job in jobs]
-    checks += [Check(f"{s.graph}/{s.variant} with {s.backend} on {s.device}", "skipped", s.why) for s in skips]
+    for role in bundle.manifest.graphs:
+        jobs, skips = plan.candidates(bundle, role, request)
+        checks += [_answer(bundle, job) for job in jobs]
+        checks += [Check(f"{s.graph}/{s.variant} with {s.backend} on {s.device}", "skipped", s.why) for s in skips]
     return Report(str(bundle.path), tuple(checks))
 
 
@@ -84,7 +84,7 @@ def _answer(bundle: Bundle, job: Job) -> Check:
     except AigcRtError as error:
         return Check(what, "failed", str(error))
     try:
-        outputs = executor.run(probe(bundle.manifest))
+        outputs = executor.run(probe(bundle.manifest, job.role))
     except (AigcRtError, MemoryError, OverflowError, ValueError) as error:
         return Check(what, "failed", str(error))
     finally:
@@ -100,19 +100,19 @@ def _answer(bundle: Bundle, job: Job) -> Check:
     return Check(what, result, f"{off:.2g} of the range from PyTorch's answer, allowed {allowed:g}")
 
 
-def probe(manifest: Manifest) -> dict[str, Array]:
-    """The inputs whose answer a bundle records: sample 0 of seed 0, conditions at their default or lowest value.
+def probe(manifest: Manifest, role: str) -> dict[str, Array]:
+    """The inputs of a graph whose answer a bundle records: sample 0 of seed 0, conditions at their default or lowest.
 
-    A graph without a sampling program gets normals for floats and zeros for the rest, axes at their smallest.
+    A graph that no sampling program feeds gets normals for floats and zeros for the rest, axes at their smallest.
     """
-    graph, program = manifest.main_graph, manifest.program
+    graph, program = manifest.graphs[role], manifest.program
     inputs: dict[str, Array] = {}
     for stream, spec in enumerate(graph.inputs):
         shape = tuple(graph.axes[d].min if isinstance(d, str) else d for d in spec.shape)
         inputs[spec.name] = np.zeros(shape, spec.dtype)
         if np.issubdtype(inputs[spec.name].dtype, np.floating):
             inputs[spec.name] = np.asarray(noise.normal(SEED, stream, 0, 1, shape)[0], spec.dtype)
-    if isinstance(program, Feedforward):
+    if isinstance(program, Feedforward) and role == program.graph:
         for name, drawn in program.noise.items():
             inputs[name] = noise.DISTRIBUTIONS[drawn.distribution](SEED, drawn.stream, 0, 1, drawn.shape)
         for condition in program.conditions.values():

@@ -115,7 +115,7 @@ def bundle(
         manifest = Manifest(
             path.name, made or program(labelled=labelled), {"generator": described}, hash_files(folder), evidence
         )
-        inputs_of_probe = verify.probe(manifest)
+        inputs_of_probe = verify.probe(manifest, "generator")
         truth = answer(inputs_of_probe["z"], inputs_of_probe.get("label"))
         known = Evidence("answer", "device", {"outputs": verify.sketch({"image": truth})}, "generator")
         write_manifest(folder, replace(manifest, evidence=(*evidence, known)))
