@@ -1,4 +1,4 @@
-"""What a number was measured on: processor, limits, memory, GPU, system, versions, commit."""
+"""What a number was measured on: processor, limits, memory, GPU, system, versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import aigc_rt
 from aigc_rt.plan import available_threads
 
 FLAGS = (
@@ -50,17 +49,6 @@ def libraries() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def commit() -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout that aigc_rt runs from; None where it is installed without one."""
-    source = Path(aigc_rt.__file__).resolve()
-    tracked = _output("git", "-C", str(source.parent), "ls-files", "--error-unmatch", source.name)
-    head = _output("git", "-C", str(source.parent), "rev-parse", "HEAD")
-    changed = _output("git", "-C", str(source.parent), "status", "--porcelain")
-    if not tracked or not head or changed is None:
-        return None
-    return {"commit": head.strip(), "dirty": bool(changed.strip())}
 
 
 def busy_s() -> float | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_rt import checkout
 from aigc_rt.backends.driver import cuda_devices
 from aigc_rt.bench import machine, store, summary
 from aigc_rt.bench.options import DEFAULT_BASELINES, BenchOptions, is_factory
@@ -113,7 +114,7 @@ def bench(bundle: Path, options: BenchOptions | None = None, progress: Progress 
         },
         "machine": described,
         "libraries": machine.libraries(),
-        "source": machine.commit(),
+        "source": checkout.commit(),
         "options": {**asdict(options), "peers": list(options.peers), "batches": list(options.batches)},
         "threads": threads,
         "baselines": crew.baselines,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import aigc_rt
 from aigc_rt.bench import child, machine
 from aigc_rt.bench.child import Reading
 from aigc_rt.plan import available_threads
@@ -24,19 +23,6 @@ def test_the_description_is_json_and_knows_its_cores() -> None:
 def test_versions_of_what_is_installed() -> None:
     assert "numpy" in machine.libraries()
     assert all(machine.libraries().values())
-
-
-def test_the_commit_is_that_of_the_checkout_and_none_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = machine.commit()
-    if (Path(aigc_rt.__file__).parents[1] / ".git").exists():
-        assert found is not None
-        assert len(found["commit"]) == 40
-        assert isinstance(found["dirty"], bool)
-    installed = tmp_path / "aigc_rt" / "__init__.py"
-    installed.parent.mkdir()
-    installed.touch()
-    monkeypatch.setattr(aigc_rt, "__file__", str(installed))
-    assert machine.commit() is None
 
 
 def test_a_quiet_process_settles_at_once_and_a_busy_one_is_waited_for() -> None:
