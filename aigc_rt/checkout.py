@@ -13,9 +13,9 @@ def commit(source: Path | None = None) -> dict[str, Any] | None:
     Dirty is a checkout with a tracked file that differs from the commit; files that git does not know do not count.
 
     Args:
-        source: a file whose checkout is asked for; None is this one.
+        source: a file whose checkout is asked for; None is the package.
     """
-    source = (source or Path(__file__)).resolve()
+    source = (source or Path(__file__).with_name("__init__.py")).resolve()
     tracked = _git(source, "ls-files", "--error-unmatch", source.name)
     head = _git(source, "rev-parse", "HEAD")
     changed = _git(source, "status", "--porcelain", "--untracked-files=no")
