@@ -17,6 +17,7 @@
     ├── Closed                    (RuntimeError)       the Generator was closed
     ├── MissingDependency         (ImportError)        a package that an extra installs
     ├── DataError                 (ValueError)         training data that cannot be read
+    │   └── AccessDenied          (PermissionError)    data whose policy does not name the project
     ├── RunError                  (ValueError)         a training run's folder that cannot be used
     ├── ExportError               (RuntimeError)       a module that could not become a bundle
     │   ├── GateFailed                                 a variant is further from PyTorch than allowed
@@ -153,6 +154,12 @@ class DataError(AigcRtError, ValueError):
     """Training data that cannot be found or read."""
 
     code = "data"
+
+
+class AccessDenied(DataError, PermissionError):
+    """Training data that its `aigc-rt.data.json` keeps from this project, or whose use could not be recorded."""
+
+    code = "access_denied"
 
 
 class RunError(AigcRtError, ValueError):
