@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from aigc_rt.errors import BundleError, BundleExists, BundleNotFound, IntegrityError, ManifestError, WriteError
-from aigc_rt.files import write_whole
+from aigc_rt.files import alive, write_whole
 from aigc_rt.manifest import MANIFEST, MANIFEST_LIMIT_BYTES, SIGNATURE, File, Manifest
 from aigc_rt.manifest_json import decode, encode
 
@@ -252,24 +252,12 @@ def _sweep(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.[0-9a-f]{{8}}\.(partial|old)")
     for left in path.parent.iterdir() if path.parent.is_dir() else ():
         match = pattern.fullmatch(left.name)
-        if match is None or _alive(int(match[1])):
+        if match is None or alive(int(match[1])):
             continue
         if match[2] == "old" and not path.exists():
             left.rename(path)
         else:
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":  # there, os.kill(pid, 0) would end the process
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _flush(path: Path) -> None:

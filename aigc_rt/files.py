@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and whether who wrote one is still there."""
 
 from __future__ import annotations
 
@@ -25,3 +25,16 @@ def write_whole(target: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether that process runs; always so on Windows, where asking would end it."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

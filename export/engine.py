@@ -16,7 +16,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from aigc_rt.backends.trt_library import Library
 from aigc_rt.errors import AigcRtError, BackendUnavailable, EngineError, InputError
 from aigc_rt.export import engine_network, engine_proof
 from aigc_rt.export.engine_network import Profiles
+from aigc_rt.export.scratch import scratch
 from aigc_rt.files import write_whole
 from aigc_rt.manifest import Engine, Precision, Profile
 
@@ -211,8 +211,8 @@ def build_in_child(
         Others: as `build`.
     """
     _check_words(flavour, precision, name)
-    with tempfile.TemporaryDirectory(prefix="aigc-rt-engine-") as folder:
-        onnx, out, report = (Path(folder, part) for part in ("model.onnx", "engine", "report.json"))
+    with scratch("engine") as folder:
+        onnx, out, report = (folder / part for part in ("model.onnx", "engine", "report.json"))
         if isinstance(model, bytes):
             onnx.write_bytes(model)
         command = [sys.executable, "-m", "aigc_rt.export.engine", "--until-stdin-closes", "--flavour", flavour]
@@ -220,7 +220,7 @@ def build_in_child(
         command += ["--precision", precision, "--name", name, "--report", str(report)]
         command += ["--profiles", _profiles_to_json(profiles)]
         command += ["--options", json.dumps(dataclasses.asdict(options or BuildOptions()))]
-        code, said = _run(command, Path(folder, "stderr"), limit_s)
+        code, said = _run(command, folder / "stderr", limit_s)
         if not report.is_file():
             found = (
                 f"the build took longer than {limit_s:g} s" if code is None else f"the builder died ({code}): {said}"
