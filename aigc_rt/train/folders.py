@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from aigc_rt.errors import DataError
+from aigc_rt.train.pixels import resize
 from aigc_rt.train.raw import Raw
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -28,7 +29,8 @@ def read(folder: Path, size: int | None = None) -> Raw:
         raise DataError(
             f"load the images of {folder}",
             "there are none" if any(folder.iterdir()) else "the folder is empty",
-            f"Put image files there ({' '.join(sorted(SUFFIXES))}) or IDX files (train-images-idx3-ubyte.gz)",
+            f"Put image files there ({' '.join(sorted(SUFFIXES))}) or IDX files (train-images-idx3-ubyte.gz), or give"
+            " a .npz file",
         )
     pictures: list[Image.Image] = []
     for path in files:
@@ -43,7 +45,7 @@ def read(folder: Path, size: int | None = None) -> Raw:
     grey = all(picture.mode == "L" for picture in pictures)
     images = np.stack([_array(picture, grey) for picture in pictures])
     names, labels = _classes(folder, files)
-    return Raw(images, labels, origin=f"folder {folder.resolve()}", licence="not stated", class_names=names)
+    return Raw(images, labels, origin=f"folder {folder.resolve()}", class_names=names)
 
 
 def _open(path: Path, size: int | None) -> Image.Image:
@@ -59,7 +61,7 @@ def _open(path: Path, size: int | None) -> Image.Image:
                 picture = picture.convert("L" if opened.mode == "LA" else "RGB")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"load the image {path}", f"it cannot be read ({error})", "Mend or remove that file") from None
-    return picture if size is None else picture.resize((size, size), Image.Resampling.LANCZOS)
+    return picture if size is None else resize(picture, size)
 
 
 def _array(picture: Image.Image, grey: bool) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_rt.errors import DataError
-from aigc_rt.train.raw import Raw
+from aigc_rt.train.raw import Raw, check_classes
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _NAME = re.compile(r"(?P<part>.*?)[-_.]?(?P<what>images|labels)[-_.]idx(?P<axes>\d)([-_.]ubyte)?(\.gz)?", re.IGNORECASE)
@@ -58,17 +58,11 @@ def read(folder: Path) -> Raw:
     tests = sum(len(block) for (part, _), block in zip(parts, images, strict=True) if _TEST.search(part))
     total = sum(map(len, images))
     for (_, files), block in zip(parts, labels, strict=False):
-        if block.max() >= total:  # every class takes memory in the judge, with images or without
-            raise DataError(
-                f"read {files['labels']}",
-                f"it has the label {block.max()}, and there are only {total} images",
-                "Number the classes 0 to K - 1, at most one class an image",
-            )
+        check_classes(files["labels"], int(block.max()) + 1, total)
     return Raw(
         images=np.concatenate(images),
         labels=np.concatenate(labels) if labels else None,
         origin=f"IDX files {', '.join(f['images'].name for _, f in parts)}",
-        licence="not stated",
         test_from=total - tests if 0 < tests < total else None,
     )
 

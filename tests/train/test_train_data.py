@@ -97,7 +97,7 @@ def test_images_beyond_memory(images: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Image.Image, "resize", full)
     with pytest.raises(DataError, match="do not fit into memory"):
-        data.load(images, size=8)
+        data.load(images, data.DataOptions(size=8))
 
 
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_mixed_sizes_name_the_files(images: Path) -> None:
     with pytest.raises(DataError) as error:
         data.load(images)
     said(error, images / "13.png", "7x6", images / "00.png", "5x6", "--size")
-    assert data.load(images, size=8).shape == (1, 8, 8)
+    assert data.load(images, data.DataOptions(size=8)).shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty"])

@@ -1,0 +1,80 @@
+"""What of a data set is loaded, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, get_args
+
+from aigc_rt import noise
+from aigc_rt.errors import InputError
+from aigc_rt.train.pixels import Colour
+
+LARGEST = 4096
+"""The largest side that can be asked for."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a data set is loaded. The same options give the same images in the same order.
+
+    Attributes:
+        size: resize every image to `size` x `size`; None leaves them.
+        only: class numbers or names to keep; None keeps all. Classes keep their numbers.
+        limit: the most images to train on: the first of the order that `split_seed` fixes, so that a smaller limit
+            is a part of a larger one.
+        held_out: share of the images that nothing trains on, where the set has no test images of its own.
+        split_seed: decides which images those are.
+        colour: "grey" or "rgb" changes the channels.
+        project: who asks; see `aigc_rt.train.access`.
+    """
+
+    size: int | None = None
+    only: tuple[int | str, ...] | None = None
+    limit: int | None = None
+    held_out: float = 0.1
+    split_seed: int = 0
+    colour: Colour = "as-is"
+    project: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not (_whole(self.size) and 1 <= self.size <= LARGEST):
+            raise _wrong("size", self.size, f"Give a whole number, 1 to {LARGEST:,}")
+        if self.limit is not None and not (_whole(self.limit) and self.limit >= 1):
+            raise _wrong("limit", self.limit, "Give a whole number of images, 1 or more")
+        if type(self.held_out) not in (int, float) or not 0 < self.held_out < 1:
+            raise _wrong("held_out", self.held_out, "Give a share between 0 and 1, 0.1 say")
+        if self.only is not None and not (
+            isinstance(self.only, tuple) and self.only and all(_whole(c) or isinstance(c, str) for c in self.only)
+        ):
+            raise _wrong("only", self.only, "Give a tuple of class numbers or names")
+        if self.colour not in get_args(Colour):
+            raise _wrong("colour", self.colour, f"Give {', '.join(get_args(Colour))}")
+        if self.project is not None and not (isinstance(self.project, str) and self.project.strip()):
+            raise _wrong("project", self.project, "Give the project's name")
+        noise.check(self.split_seed, 0, 0, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dataclasses.asdict(self) | {"only": None if self.only is None else list(self.only)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From what `to_dict` made; keys that are missing have their defaults.
+
+        Raises:
+            InputError: an unknown key, or a value that cannot be right.
+        """
+        if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
+            raise InputError("load data with these options", f"there is no {sorted(unknown)[0]!r}", "Leave it out")
+        only = values.get("only")
+        return cls(**{**values, "only": tuple(only) if isinstance(only, list) else only})
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int
+
+
+def _wrong(name: str, value: object, mend: str) -> InputError:
+    return InputError(f"load data with {name}={value!r}", "it cannot be right", mend)
