@@ -8,18 +8,24 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from aigc_rt import noise
-from aigc_rt.errors import RunError
-from aigc_rt.train.data import Dataset, permutation
-from aigc_rt.train.task import ORDER, TORCH, Batch, Recipe, Task, to_floats
+from aigc_rt.errors import InputError, RunError
+from aigc_rt.train import checkpoint
+from aigc_rt.train.data import Dataset
+from aigc_rt.train.stream import Shuffled, Stream
+from aigc_rt.train.task import TORCH, Loss, Recipe, Task
+from aigc_rt.train.update import Update
+from aigc_rt.train.workers import Workers
+
+MakeUpdate = Callable[[str, nn.Module], Update]
+"""Of a role and its network."""
 
 
 class Watcher(Protocol):
@@ -38,61 +44,105 @@ class Watcher(Protocol):
 class Trainer:
     """A task with its data, optimizers and averages, at some step.
 
-    All randomness of step k is keyed by (seed, k): the state to resume from is the tensors, the seed and the step.
+    All randomness of step k is keyed by (seed, k), and of a sample by its index over the whole run: the state to
+    resume from is the tensors, the seed and the step, and several processes see what one would.
+
+    Args:
+        task: networks and losses.
+        data: what to train on.
+        recipe: how.
+        seed: of everything random.
+        workers: the processes that share the run.
+        stream: the order of the images; None is a new permutation for every epoch.
+        update: makes the optimizer of a role's network.
+
+    Raises:
+        InputError: see `Shuffled`, and fp16 without a GPU.
+        RunError: batch norm in several processes without a GPU.
     """
 
-    def __init__(self, task: Task, data: Dataset, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        data: Dataset,
+        recipe: Recipe,
+        seed: int,
+        workers: Workers | None = None,
+        stream: Stream | None = None,
+        update: MakeUpdate | None = None,
+    ) -> None:
         self.task, self.recipe, self.seed, self.step = task, recipe, seed, 0
-        self._stream = _Stream(data, seed)
-        self.steps = math.ceil(recipe.epochs * len(data.train) / recipe.batch)  # a batch may span two epochs
-        self.networks = dict(task.networks)
+        self.workers = workers or Workers.alone()
+        self.stream = stream or Shuffled(data, recipe, seed, self.workers)
+        self.steps = self.stream.steps
+        self.networks = {role: _placed(network, self.workers) for role, network in task.networks.items()}
         self.averages = {
             role: copy.deepcopy(self.networks[role]).eval().requires_grad_(False) for role in task.averaged
         }
-        self.optimizers = {
-            role: torch.optim.Adam(network.parameters(), recipe.lr, betas=recipe.betas, fused=True)
-            for role, network in self.networks.items()
-        }
+        make = update or (lambda _role, network: Update(network, recipe, self.workers))
+        self.updates = {role: make(role, network) for role, network in self.networks.items()}
         self._average = get_ema_multi_avg_fn(1.0 - recipe.ema)  # type: ignore[no-untyped-call]
+        self._autocast = _autocast(recipe, self.workers.device.type)
+        if recipe.compile:
+            for network in self.networks.values():
+                network.compile()
 
     def advance(self) -> dict[str, float]:
         """Take one step.
 
         Returns:
-            Every loss by the role it trains, and what the losses want watched.
+            Every loss by the role it trains, and what the losses want watched, as means over the whole batch.
 
         Raises:
             RunError: a loss is not finite.
         """
         torch.manual_seed(int(noise.words(self.seed, TORCH, self.step, 1, 1)[0, 0] >> np.uint64(1)))
         rate = self.recipe.lr * scale(self.recipe, self.step, self.steps)
-        batch = self._stream.batch(self.step * self.recipe.batch, self.recipe.batch)
-        seen: dict[str, float] = {}
-        for loss in self.task.losses(batch):
-            optimizer = self.optimizers[loss.trains]
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.zero_grad()
-            # Only the trained network's leaves: what the loss passes through on its way gets no gradients.
-            torch.autograd.backward(loss.value, inputs=optimizer.param_groups[0]["params"])
-            optimizer.step()
-            seen[loss.trains] = loss.value.item()
-            seen.update({name: value.item() for name, value in loss.watched.items()})
+        parts = self.stream.parts(self.step)
+        seen: dict[str, Tensor] = {}
+        running = [(self.task.losses(part), len(part.images)) for part in parts]
+        while trained := self._stage(running, seen):
+            self.updates[trained].step(rate)
         for role, average in self.averages.items():
-            self._average(list(average.parameters()), list(self.networks[role].parameters()), 0)
+            self._follow(average, self.networks[role])
         self.step += 1
-        if not all(map(math.isfinite, seen.values())):
-            raise RunError(f"take step {self.step}", f"the losses are {seen}", "Train with another seed or objective")
-        return seen
+        means = torch.stack([value.float() for value in seen.values()])
+        self.workers.mean_([means])
+        found = dict(zip(seen, means.tolist(), strict=True))
+        if not all(map(math.isfinite, found.values())):
+            raise RunError(f"take step {self.step}", f"the losses are {found}", "Train with another seed or objective")
+        return found
+
+    def _stage(self, running: list[tuple[Iterator[Loss], int]], seen: dict[str, Tensor]) -> str | None:
+        """Take the gradients of the next loss of every part; the role it trains, None after the last loss."""
+        role = None
+        for losses, samples in running:
+            with self._autocast():
+                loss = next(losses, None)
+            if loss is None:
+                return None
+            role = loss.trains
+            self.updates[role].backward(loss.value / len(running), samples)
+            for name, value in {role: loss.value, **loss.watched}.items():
+                part = value.detach() / len(running)
+                seen[name] = seen[name] + part if name in seen else part
+        return role
+
+    @torch.no_grad()
+    def _follow(self, average: nn.Module, network: nn.Module) -> None:
+        """Move the averaged weights towards the network's; statistics (batch norm's, say) are taken over."""
+        self._average(list(average.parameters()), list(network.parameters()), 0)
+        for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+            kept.copy_(new)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state by name: "network.ROLE.", "average.ROLE." and "optimizer.ROLE.N." for parameter number N."""
+        """The state by name: "network.ROLE.", "average.ROLE." and "optimizer.ROLE.", see `Update.tensors`."""
         found: dict[str, Tensor] = {}
         for kind, modules in (("network", self.networks), ("average", self.averages)):
             for role, module in modules.items():
                 found |= {f"{kind}.{role}.{name}": value for name, value in module.state_dict().items()}
-        for role, optimizer in self.optimizers.items():
-            for number, state in optimizer.state_dict()["state"].items():
-                found |= {f"optimizer.{role}.{number}.{name}": value for name, value in state.items()}
+        for role, update in self.updates.items():
+            found |= {f"optimizer.{role}.{name}": value for name, value in update.tensors().items()}
         return found
 
     def restore(self, step: int, tensors: Mapping[str, Tensor]) -> None:
@@ -105,25 +155,43 @@ class Trainer:
             for kind, modules in (("network", self.networks), ("average", self.averages)):
                 for role, module in modules.items():
                     module.load_state_dict({n: tensors[f"{kind}.{role}.{n}"] for n in module.state_dict()})
-        except (KeyError, RuntimeError) as error:
+            for role, update in self.updates.items():
+                update.restore(checkpoint.strip(tensors, f"optimizer.{role}."))
+        except (KeyError, RuntimeError, ValueError) as error:
             raise RunError(
                 "load the checkpoint", f"its networks are others ({error})", "Train into another folder"
             ) from None
-        for role, optimizer in self.optimizers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in tensors.items():
-                if name.startswith(f"optimizer.{role}."):
-                    number, key = name.removeprefix(f"optimizer.{role}.").split(".")
-                    state.setdefault(int(number), {})[key] = value.clone()
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         self.step = step
+
+
+def _placed(network: nn.Module, workers: Workers) -> nn.Module:
+    """The network on the workers' device, its batch norm, if any, over the batches of all of them."""
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+    if normed and workers.count > 1:
+        if workers.device.type != "cuda":
+            raise RunError(
+                f"train in {workers.count} processes without a GPU",
+                "the network has batch norm, which PyTorch shares between processes on GPUs only",
+                "Use one process, or a setting without batch norm",
+            )
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return network.to(workers.device)
+
+
+def _autocast(recipe: Recipe, device: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    if recipe.autocast == "fp32":
+        return contextlib.nullcontext
+    if recipe.autocast == "fp16" and device != "cuda":
+        raise InputError(f"train in fp16 on {device}", "fp16 training needs a GPU", "Use bf16 or fp32")
+    dtype = torch.bfloat16 if recipe.autocast == "bf16" else torch.float16
+    return lambda: torch.autocast(device, dtype)
 
 
 def fit(trainer: Trainer, stop: int, watchers: Sequence[Watcher] = ()) -> None:
     """Train up to step `stop`.
 
-    Ctrl-C takes effect after the step in flight: the watchers end as at the last step, so that what they write can be
-    resumed from. A second Ctrl-C does not wait.
+    Ctrl-C and SIGTERM take effect after the step in flight, in all processes: the watchers end as at the last step,
+    so that what they write can be resumed from. A second one does not wait.
 
     Raises:
         KeyboardInterrupt: after the watchers have ended.
@@ -131,13 +199,15 @@ def fit(trainer: Trainer, stop: int, watchers: Sequence[Watcher] = ()) -> None:
     """
     try:
         with torch.random.fork_rng(devices=[]), _deferred_interrupt() as interrupted:
-            while trainer.step < stop and not interrupted():
+            ended = False
+            while trainer.step < stop and not ended:
                 losses = trainer.advance()
                 for watcher in watchers:
                     watcher.after(trainer, losses)
+                ended = trainer.workers.any(interrupted())
             for watcher in watchers:
                 watcher.end(trainer)
-            if interrupted():
+            if ended or interrupted():
                 raise KeyboardInterrupt
     finally:
         for watcher in watchers:
@@ -155,35 +225,9 @@ def scale(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.final_lr + (1.0 - recipe.final_lr) * height
 
 
-@dataclass
-class _Stream:
-    """The training images in an endless order: a new permutation for every epoch, keyed by seed and epoch."""
-
-    data: Dataset
-    seed: int
-
-    def __post_init__(self) -> None:
-        self._images = torch.from_numpy(self.data.images)  # (N, C, H, W) uint8
-        self._labels = None if self.data.labels is None else torch.from_numpy(self.data.labels)
-        self._orders: dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
-
-    def batch(self, first: int, count: int) -> Batch:
-        """Samples `first` to `first + count - 1` of the run."""
-        size = len(self.data.train)
-        epochs = range(first // size, (first + count - 1) // size + 1)
-        for epoch in epochs:
-            if epoch not in self._orders:
-                self._orders = {e: order for e, order in self._orders.items() if e in epochs}
-                self._orders[epoch] = self.data.train[permutation(self.seed, epoch, size, ORDER)]
-        places = [divmod(k, size) for k in range(first, first + count)]
-        chosen = torch.tensor([self._orders[epoch][place] for epoch, place in places])
-        labels = None if self._labels is None else self._labels[chosen]
-        return Batch(to_floats(self._images[chosen]), labels, self.seed, first)
-
-
 @contextlib.contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C only makes the yielded function true; the second raises as ever."""
+    """Within, the first Ctrl-C or SIGTERM only makes the yielded function true; a second raises KeyboardInterrupt."""
     asked = False
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -192,10 +236,14 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
     def note(_signal: int, _frame: object) -> None:
         nonlocal asked
         asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in before:
+            signal.signal(number, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        for number in before:
+            signal.signal(number, note)
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,8 +7,6 @@ import importlib.metadata
 import json
 import math
 import platform
-import types
-import typing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,27 +14,31 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
-from aigc_rt import noise
+from aigc_rt import checkout, noise
 from aigc_rt.errors import RunError
 from aigc_rt.files import write_whole
+from aigc_rt.train.augment import Augment
 from aigc_rt.train.data import Dataset
+from aigc_rt.train.data_options import DataOptions
+from aigc_rt.train.generators.family import DataSpec
+from aigc_rt.train.privacy import Privacy
+from aigc_rt.train.settings import typed
 from aigc_rt.train.task import Recipe
+from aigc_rt.train.tuning import Tuning
 
 FILE = "run.json"
 FORMAT, SCHEMA = "aigc-rt-run", 1
-EPOCHS, THREADS, SIZE = 1_000_000, 1024, 4096
-"""The most that can be asked for: torch dies of more threads, and no such network fits into memory."""
-QUALITY = ("samples", "sure", "covered", "classes", "frechet", "frechet_untrained", "frechet_ratio")
-"""Numbers that a judgement has at least."""
-Status = Literal["running", "interrupted", "stopped", "finished"]
+THREADS = 1024
+"""torch dies of more."""
+Status = Literal["running", "interrupted", "stopped", "budget spent", "finished"]
 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The data of a run: where it was read from, and what it was."""
+    """The data of a run: where it was read from and how, and what it was."""
 
     source: str
-    size: int | None
+    options: DataOptions
     name: str
     sha256: str
     origin: str
@@ -45,13 +47,14 @@ class DataRecord:
     train: int
     held_out: int
     classes: int
+    class_names: tuple[str, ...]
 
     @classmethod
-    def of(cls, data: Dataset, source: str, size: int | None) -> Self:
-        """The record of `data`, read from `source` at `size`."""
+    def of(cls, data: Dataset, source: str, options: DataOptions) -> Self:
+        """The record of `data`, read from `source` with `options`."""
         return cls(
             source=source,
-            size=size,
+            options=options,
             name=data.name,
             sha256=data.sha256,
             origin=data.origin,
@@ -60,7 +63,13 @@ class DataRecord:
             train=len(data.train),
             held_out=len(data.held_out),
             classes=data.classes,
+            class_names=data.class_names,
         )
+
+    @property
+    def spec(self) -> DataSpec:
+        """What a family is told of it."""
+        return DataSpec(self.shape, self.classes, self.class_names)
 
 
 @dataclass(frozen=True)
@@ -69,29 +78,43 @@ class RunRecord:
 
     Attributes:
         family, objective: names.
-        config: the family's own settings.
+        settings: the family's own, all of them.
         recipe: how it is optimised.
-        seed: of everything random.
+        seed: of everything random; not of a private run's noise, which is a secret.
         data: what it trains on.
+        augment: random changes to the images.
+        tuning: weights it started from, and what of them is trained.
+        privacy: what was promised.
+        spent: what of that is spent at `step`: epsilon, delta, and how they were computed.
         threads: torch's threads; sums split over other numbers of threads round differently.
+        processes, device: that shared the run.
         versions: of what trains it.
+        commit: of the checkout that trains it, and whether that had changes; None without one.
         step, steps: steps taken, as of the newest checkpoint, and steps of the whole recipe.
-        status: "running" also after a kill; "stopped" at --max-steps; "finished" at the last step.
+        status: "running" also after a kill; "stopped" at --max-steps; "budget spent" where privacy allows no more
+            steps; "finished" at the last step.
         seconds: time spent in the loop, over all resumptions.
-        quality: the judge's word on the averaged generator; see `Judge.judge`.
+        quality: what evaluation said of the averaged generator.
         quality_note: why there is none.
     """
 
     family: str
     objective: str
-    config: dict[str, Any]
+    settings: dict[str, Any]
     recipe: Recipe
     seed: int
     data: DataRecord
+    augment: Augment | None
+    tuning: Tuning | None
+    privacy: Privacy | None
     threads: int
+    processes: int
+    device: str
     versions: dict[str, str]
-    step: int
-    steps: int
+    commit: dict[str, Any] | None
+    spent: dict[str, Any] | None = None
+    step: int = 0
+    steps: int = 1
     status: Status = "running"
     seconds: float = 0.0
     quality: dict[str, Any] | None = None
@@ -109,17 +132,14 @@ class RunRecord:
 
     def made(self) -> dict[str, Any]:
         """What a bundle records of the run."""
+        kept = ("family", "objective", "settings", "seed", "step", "steps", "status", "versions", "commit")
+        data = {key: getattr(self.data, key) for key in ("name", "sha256", "origin", "licence", "train")}
+        parts = {name: getattr(self, name) for name in ("recipe", "augment", "tuning", "privacy")}
         return {
-            "family": self.family,
-            "objective": self.objective,
-            "config": self.config,
-            "recipe": asdict(self.recipe),
-            "seed": self.seed,
-            "step": self.step,
-            "steps": self.steps,
-            "status": self.status,
-            "data": {key: getattr(self.data, key) for key in ("name", "sha256", "origin", "licence", "train")},
-            "versions": self.versions,
+            **{name: getattr(self, name) for name in kept},
+            **{name: None if part is None else asdict(part) for name, part in parts.items()},
+            "spent": self.spent,
+            "data": data,
         }
 
 
@@ -141,7 +161,7 @@ def read(run: Path) -> RunRecord:
             raise RunError(
                 f"read {file}", f"it is no {FORMAT} of schema {SCHEMA}", "Train with this version of aigc-rt"
             )
-        found: RunRecord = _typed(RunRecord, document, "the run")
+        found: RunRecord = typed(RunRecord, document, "the run")
         _check(found)
         return found
     except RunError:
@@ -150,53 +170,17 @@ def read(run: Path) -> RunRecord:
         raise RunError(f"read {file}", f"it is damaged ({type(error).__name__}: {error})", mend) from None
 
 
-def _typed(kind: Any, value: Any, where: str) -> Any:
-    """`value`, as JSON has it, as the type `kind`, or a ValueError that names the place."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin is types.UnionType:  # a type or None
-        return None if value is None else _typed(args[0], value, where)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints, fields = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
-        needed = {name for name, f in fields.items() if f.default is dataclasses.MISSING}
-        if wrong := (value.keys() - fields.keys()) | (needed - value.keys()):
-            raise ValueError(f"{where}: the keys {sorted(wrong)} are missing or unknown")
-        return typing.cast(Any, kind)(**{name: _typed(hints[name], v, name) for name, v in value.items()})
-    if origin is dict and isinstance(value, dict):
-        return {name: _typed(args[1], item, f"{where}: {name}") for name, item in value.items()}
-    if origin is tuple and isinstance(value, list) and len(value) == len(args):
-        return tuple(_typed(one, item, where) for one, item in zip(args, value, strict=True))
-    if origin is Literal and value in args:
-        return value
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if kind in (int, str) and type(value) is kind:
-        return value
-    raise ValueError(f"{where} is {repr(value)[:60]}")
-
-
 def _check(run: RunRecord) -> None:
     """Raise ValueError where a number is out of its range."""
-    recipe, data = run.recipe, run.data
-    quality = dict.fromkeys(QUALITY, 0) if run.quality is None else run.quality
+    data = run.data
     fits: dict[str, bool] = {
         "seed": 0 <= run.seed < noise.WORD_LIMIT,
         "step": 0 <= run.step <= run.steps,
         "steps": run.steps >= 1,
-        "threads": all(1 <= count <= THREADS for count in (run.threads, recipe.threads or 1)),
+        "threads": 1 <= run.threads <= THREADS,
         "seconds": run.seconds >= 0,
-        "epochs": 1 <= recipe.epochs <= EPOCHS,
-        "batch": 1 <= recipe.batch <= noise.WORD_LIMIT,
-        "lr": recipe.lr > 0,
-        "betas": all(0 <= beta < 1 for beta in recipe.betas),
-        "ema": 0 < recipe.ema <= 1,
-        "final_lr": recipe.final_lr >= 0,
-        "warmup_steps": recipe.warmup_steps >= 0,
         "shape": data.shape[0] in (1, 3) and min(data.shape) >= 1 and math.prod(data.shape) <= 1 << 40,
-        "size": data.size is None or 1 <= data.size <= SIZE,
         "train, held_out or classes": min(data.train - 1, data.held_out, data.classes) >= 0,
-        "quality": all(type(quality.get(name)) in (int, float) for name in QUALITY),
     }
     if wrong := [name for name, fine in fits.items() if not fine]:
         raise ValueError(f"out of range: {', '.join(wrong)}")
@@ -214,3 +198,8 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+
+
+def commit() -> dict[str, Any] | None:
+    """See `aigc_rt.checkout.commit`."""
+    return checkout.commit()

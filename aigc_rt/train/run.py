@@ -3,81 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from aigc_rt import noise
-from aigc_rt.errors import AigcRtError, DataError, InputError, RunError, WriteError
-from aigc_rt.train import checkpoint, record
+from aigc_rt.errors import AigcRtError, DataError, RunError, WriteError
+from aigc_rt.train import checkpoint, generators, record
 from aigc_rt.train import data as datasets
 from aigc_rt.train.data import Dataset
-from aigc_rt.train.generators import FAMILIES
+from aigc_rt.train.data_options import DataOptions
 from aigc_rt.train.generators.family import Family, TrainedGenerator, sample, trained
 from aigc_rt.train.loop import Trainer, Watcher, fit
+from aigc_rt.train.options import TrainOptions, check_resumable, new_run, objective_of
 from aigc_rt.train.quality import Judge
-from aigc_rt.train.record import DataRecord, RunRecord, Status
-from aigc_rt.train.task import Recipe
+from aigc_rt.train.record import RunRecord, Status
 from aigc_rt.train.watch import GRID, Bar, Curves, Saver
+from aigc_rt.train.workers import Workers
 
 CHECKPOINTS = "checkpoints"
 SAVES, GRIDS, POINTS = 10, 20, 400
 """Checkpoints, sample grids and points of a curve in a whole recipe."""
 ExportCheck = Callable[[TrainedGenerator], None]
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What a user asks for; None is the family's default or, with `resume`, what the run was started with.
-
-    Attributes:
-        family: a key of `FAMILIES`.
-        data: a data set's name or a folder; see `aigc_rt.train.data.load`.
-        out: the run's folder.
-        epochs: passes over the training images; the learning rate's schedule spans them.
-        max_steps: stop after so many steps, short of the recipe's end; `resume` goes on as if it had not stopped.
-        seed: of everything random; None is 0.
-        resume: go on from the newest checkpoint in `out`.
-        objective: a key of the family's `objectives`.
-        batch: images a step.
-        size: resize images from files to size x size.
-        evaluate: have the result judged, where the data has labels.
-        judge: cache folder of judges; None is the user's.
-        quiet: no progress, on a terminal either.
-        threads: torch's threads, on which the last bits of the weights depend.
-    """
-
-    family: str
-    data: str
-    out: Path
-    epochs: int | None = None
-    max_steps: int | None = None
-    seed: int | None = None
-    resume: bool = False
-    objective: str | None = None
-    batch: int | None = None
-    size: int | None = None
-    evaluate: bool = True
-    judge: Path | None = None
-    quiet: bool = False
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "max_steps", "batch", "size", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"train with {name}={value}", "it is not positive", "Give 1 or more")
-        for name, most in (("epochs", record.EPOCHS), ("size", record.SIZE), ("threads", record.THREADS)):
-            if (getattr(self, name) or 0) > most:
-                raise InputError(f"train with {name}={getattr(self, name)}", f"the most is {most:,}", "Give fewer")
-        noise.check(self.seed or 0, 0, 0, 1)
 
 
 def train(options: TrainOptions, export_check: ExportCheck | None = None) -> RunRecord:
@@ -94,33 +45,34 @@ def train(options: TrainOptions, export_check: ExportCheck | None = None) -> Run
     Raises:
         RunError: unknown family or objective, `out` in use, nothing to resume or something else to resume, damage,
             networks that do not fit into memory.
-        InputError: a batch of more images than there are.
-        DataError, MissingDependency: see `aigc_rt.train.data.load`.
+        InputError: a batch of more images than there are, settings that are none of the family's.
+        DataError, AccessDenied, MissingDependency: see `aigc_rt.train.data.load`.
+        DeviceUnavailable: a GPU was asked for and there is none.
         WriteError: the disk is full, or `out` cannot be written to.
         KeyboardInterrupt: after a checkpoint was saved.
     """
-    _recipe(options)
+    usual = objective_of(options)[1]
     before = _resumed(options) if options.resume else None
     if before is None:
         _refuse_used(options.out)
-    data = datasets.load(options.data, options.size)
-    with _threads(options.threads or (before.threads if before else _recipe(options)[1].threads)):
-        asked = _asked(options, data)
-        run = _check_same(before, asked, options.out) if before else asked
-        _check_batch(run, data)
+    workers = Workers.launched(options.device)
+    data = datasets.load(options.data, options.loading or (before.data.options if before else DataOptions()))
+    with _threads(options.recipe.get("threads") or (before.threads if before else usual.threads)):
+        run = _same(before, new_run(options, data, workers)) if before else new_run(options, data, workers)
         with _buildable(data.shape):
-            family = _create(run)
-            trainer = Trainer(family, data, run.recipe, run.seed)
-        if trainer.steps != run.steps:
-            raise _edited(options.out, f"its recipe has {trainer.steps} steps, not {run.steps}")
+            family = create(run)
+            trainer = Trainer(family, data, run.recipe, run.seed, workers)
         if before is None:
-            if export_check is not None:
-                export_check(_generator(options.out.name, run, family, trainer))
-            run.write(_made(options.out))
+            run = run.but(steps=trainer.steps)
+            if workers.first:
+                if export_check is not None:
+                    export_check(_generator(options.out.name, run, family, trainer))
+                run.write(_made(options.out))
         else:
             _restore(trainer, options.out, run)
+        workers.wait()
         run = _fit(options, run.but(step=trainer.step), family, trainer)
-        return _judged(options, run, family, trainer, data)
+        return _judged(options, run, family, trainer, data) if workers.first else run
 
 
 def load_generator(run: Path) -> TrainedGenerator:
@@ -129,43 +81,45 @@ def load_generator(run: Path) -> TrainedGenerator:
     Raises:
         RunError: no run, no checkpoint in it, or a damaged one.
     """
+    found, family, averages = restored(run)
+    quality = found.quality
+    return trained(family, averages, run.resolve().name, found.made(), quality)
+
+
+def restored(run: Path) -> tuple[RunRecord, Family, dict[str, nn.Module]]:
+    """A run's record as of its newest checkpoint, its family, and its averaged networks by role, on the CPU.
+
+    Raises:
+        RunError: no run, no checkpoint in it, or a damaged one.
+    """
     found = _opened(run)
     with _buildable(found.data.shape):
-        family = _create(found)
+        family = create(found)
     path = checkpoint.newest(run / CHECKPOINTS)
     if path is None:
         raise RunError(f"load the generator of {run}", "there is no checkpoint in it", "Train again with --resume")
     saved = _saved(path, found)
-    module = _main(family)
+    averages = {role: family.networks[role] for role in family.averaged}
     try:
-        module.load_state_dict(checkpoint.strip(saved.tensors, f"average.{family.program.graph}."))
+        for role, network in averages.items():
+            network.load_state_dict(checkpoint.strip(saved.tensors, f"average.{role}."))
     except RuntimeError as error:
         raise RunError(f"load the generator of {path}", str(error), "Train again into another folder") from None
     quality = found.quality if found.step == saved.step else None
-    made = found.but(step=saved.step).made()
-    return trained(module.eval().requires_grad_(False), family.program, run.resolve().name, made, quality)
+    return found.but(step=saved.step, quality=quality), family, averages
 
 
-def _family(name: str) -> type[Family]:
-    if name not in FAMILIES:
-        raise RunError(f"train {name!r}", "there is no such family", f"Known families are {', '.join(FAMILIES)}")
-    return FAMILIES[name]
-
-
-def _create(run: RunRecord) -> Family:
+def create(run: RunRecord) -> Family:
     """The family's networks with the run's first weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed % (1 << 63))
-        try:
-            return _family(run.family).create(run.data.shape, run.objective, run.config)
-        except RunError as error:
-            raise RunError(error.asked, f"{record.FILE}: {error.found}", error.mend) from None
+        return generators.create(run.family, run.data.spec, run.objective, run.settings)
 
 
 def _opened(run: Path) -> RunRecord:
-    """Its record, of a family and an objective that are there, and a config that is the family's."""
+    """Its record, of a family and an objective that are there, and settings that are the family's."""
     found = record.read(run)
-    if found.family not in FAMILIES or found.objective not in FAMILIES[found.family].objectives:
+    if found.family not in generators.FAMILIES or found.objective not in generators.find(found.family).objectives:
         raise _edited(run, f"there is no family {found.family!r} with the objective {found.objective!r}")
     return found
 
@@ -203,10 +157,6 @@ def _saved(path: Path, run: RunRecord) -> checkpoint.Checkpoint:
     return saved
 
 
-def _main(family: Family) -> nn.Module:
-    return family.networks[family.program.graph]
-
-
 def _refuse_used(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(
@@ -226,77 +176,27 @@ def _made(out: Path) -> Path:
 
 def _resumed(options: TrainOptions) -> RunRecord:
     found = _opened(options.out)
-    given = {"family": options.family, "objective": options.objective, "seed": options.seed}
-    now = {**{name: getattr(found, name) for name in given}, "batch": found.recipe.batch, "epochs": found.recipe.epochs}
-    given |= {"batch": options.batch, "epochs": options.epochs}
-    for name, value in given.items():
-        if value not in (None, now[name]):
-            raise RunError(
-                f"resume {options.out} with {name} {value}", f"it was started with {now[name]}", f"Leave --{name} out"
-            )
+    if found.family != options.family:
+        raise RunError(f"resume {options.out} as {options.family}", f"it is a {found.family}", "Name that family")
+    check_resumable(options, found)
     return found
 
 
-def _recipe(options: TrainOptions) -> tuple[str, Recipe]:
-    """The objective and how it is to be optimised."""
-    objectives = _family(options.family).objectives
-    objective = options.objective or next(iter(objectives))
-    if objective not in objectives:
-        raise RunError(
-            f"train {options.family} with the objective {objective!r}",
-            "there is no such objective",
-            f"Known objectives are {', '.join(objectives)}",
-        )
-    usual: Recipe = objectives[objective]
-    return objective, dataclasses.replace(
-        usual, epochs=options.epochs or usual.epochs, batch=options.batch or usual.batch
-    )
-
-
-def _asked(options: TrainOptions, data: Dataset) -> RunRecord:
-    """The record of a new run."""
-    objective, recipe = _recipe(options)
-    with _buildable(data.shape):
-        family = _family(options.family).create(data.shape, objective)
-        steps = Trainer(family, data, recipe, 0).steps
-    return RunRecord(
-        family=options.family,
-        objective=objective,
-        config=family.config,
-        recipe=recipe,
-        seed=options.seed or 0,
-        data=DataRecord.of(data, options.data, options.size),
-        threads=torch.get_num_threads(),
-        versions=record.versions(),
-        step=0,
-        steps=steps,
-    )
-
-
-def _check_same(before: RunRecord, asked: RunRecord, out: Path) -> RunRecord:
+def _same(before: RunRecord, asked: RunRecord) -> RunRecord:
     """The run as it was started, now that its data is known to be the same."""
-    if before.data.sha256 != asked.data.sha256:
+    if (before.data.sha256, before.data.shape) != (asked.data.sha256, asked.data.shape):
         raise RunError(
             f"resume with the data {asked.data.source}",
             f"it is not what the run was started with ({before.data.name}, SHA-256 {before.data.sha256[:12]}...)",
             f"Give --data {before.data.source} as it was, or train into another folder",
         )
-    if before.data.shape != asked.data.shape:
-        raise _edited(out, f"its images have the shape {before.data.shape}, the data's have {asked.data.shape}")
-    return before.but(threads=asked.threads, versions=asked.versions)
-
-
-def _check_batch(run: RunRecord, data: Dataset) -> None:
-    most = max(len(data.train), _family(run.family).objectives[run.objective].batch)
-    if run.recipe.batch > most:
-        raise InputError(
-            f"train with batch={run.recipe.batch}",
-            f"there are {len(data.train):,} images to train on",
-            f"Give {most:,} or less",
-        )
+    now = {name: getattr(asked, name) for name in ("threads", "processes", "device", "versions", "commit")}
+    return before.but(**now)
 
 
 def _restore(trainer: Trainer, out: Path, run: RunRecord) -> None:
+    if trainer.steps != run.steps:
+        raise _edited(out, f"its recipe has {trainer.steps} steps, not {run.steps}")
     path = checkpoint.newest(out / CHECKPOINTS)
     if path is not None:  # a kill before the first one: from the start
         saved = _saved(path, run)
@@ -304,7 +204,7 @@ def _restore(trainer: Trainer, out: Path, run: RunRecord) -> None:
 
 
 def _generator(name: str, run: RunRecord, family: Family, trainer: Trainer) -> TrainedGenerator:
-    return trained(trainer.averages[family.program.graph], family.program, name, run.made(), run.quality)
+    return trained(family, trainer.averages, name, run.made(), run.quality)
 
 
 def _fit(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer) -> RunRecord:
@@ -316,23 +216,16 @@ def _fit(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer
 
     def now(step: int, status: Status) -> RunRecord:
         seconds = spent + time.perf_counter() - began
-        return run.but(step=step, status=status, seconds=seconds, quality=None, quality_note=None).write(options.out)
+        found = run.but(step=step, status=status, seconds=seconds, quality=None, quality_note=None)
+        return found.write(options.out) if trainer.workers.first else found
 
-    def saved(step: int) -> None:
-        now(step, "running")
-
-    average = trainer.averages[family.program.graph]
-    draw = partial(sample, average, family.program, run.seed, GRID)
-    saver = Saver(options.out / CHECKPOINTS, math.ceil(run.steps / SAVES), run.versions, saved)
-    curves = Curves(options.out, trainer.step, math.ceil(run.steps / POINTS), math.ceil(run.steps / GRIDS), draw)
-    watchers: list[Watcher] = [saver, curves]
-    if not options.quiet:
-        watchers.append(Bar(options.family, trainer.step, stop))
+    watchers = _watchers(options, run, family, trainer, stop, now) if trainer.workers.first else []
     try:
         fit(trainer, stop, watchers)
     except KeyboardInterrupt:
-        now(record.read(options.out).step, "interrupted")
-        raise
+        step = now(trainer.step, "interrupted").step
+        words = f"interrupted at step {step:,} of {run.steps:,}, which is saved"
+        raise KeyboardInterrupt(f"{words}; go on with the same command and --resume") from None
     except OSError as error:
         if isinstance(error, AigcRtError):
             raise
@@ -342,6 +235,23 @@ def _fit(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer
     return now(trainer.step, "finished" if trainer.step == run.steps else "stopped")
 
 
+def _watchers(
+    options: TrainOptions,
+    run: RunRecord,
+    family: Family,
+    trainer: Trainer,
+    stop: int,
+    now: Callable[[int, Status], RunRecord],
+) -> list[Watcher]:
+    main = family.graphs(trainer.averages)[family.program.graph]
+    draw = partial(sample, main, family.program, run.seed, GRID)
+    watchers: list[Watcher] = [
+        Saver(options.out / CHECKPOINTS, math.ceil(run.steps / SAVES), run.versions, lambda step: now(step, "running")),
+        Curves(options.out, trainer.step, math.ceil(run.steps / POINTS), math.ceil(run.steps / GRIDS), draw),
+    ]
+    return watchers if options.quiet else [*watchers, Bar(options.family, trainer.step, stop)]
+
+
 def _judged(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer, data: Dataset) -> RunRecord:
     if run.quality is not None:
         return run
@@ -349,10 +259,15 @@ def _judged(options: TrainOptions, run: RunRecord, family: Family, trainer: Trai
         return run.but(quality_note="not asked for").write(options.out)
     try:
         judge = Judge.of(data, options.judge, options.quiet)
-        module, program = trainer.averages[family.program.graph], family.program
-        quality = judge.judge(module, _main(_create(run)).eval(), program, data)
+        main = family.program.graph
+        fresh = create(run)
+        module, untrained = family.graphs(trainer.averages)[main], fresh.graphs(fresh.networks)[main].eval()
+        quality = judge.judge(module, untrained, family.program, data)
     except DataError as error:
         return run.but(quality_note=f"{error.asked}: {error.found}").write(options.out)
+    except KeyboardInterrupt:
+        run.but(quality_note="interrupted before it was judged").write(options.out)
+        raise KeyboardInterrupt("trained, but not judged; judge it with the same command and --resume") from None
     return run.but(quality=quality, quality_note=None).write(options.out)
 
 

@@ -141,7 +141,7 @@ class Saver(Watcher):
     folder: Path
     every: int
     versions: dict[str, str]
-    saved: Callable[[int], None] = lambda _step: None
+    saved: Callable[[int], object] = lambda _step: None
 
     def after(self, trainer: Trainer, losses: Mapping[str, float]) -> None:
         """Save when due."""

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aigc_rt.errors import RunError
 from aigc_rt.manifest import Feedforward, Media, Noise
+from aigc_rt.train.generators.family import DataSpec
+from aigc_rt.train.settings import between
 from aigc_rt.train.task import Batch, Loss, Recipe
 
 SLOPE = 0.2
-_WIDEST = 1 << 20
-_DEEPEST = 64
-_LARGEST = 1e6
 
 
 @dataclass(frozen=True)
-class GanConfig:
+class Settings:
     """What is not in the data.
 
     Attributes:
@@ -36,48 +34,19 @@ class GanConfig:
         real_label: what the discriminator is to say of real images (`bce`); 0.9 is the usual smoothing.
     """
 
-    latent: int = 100
-    widths: tuple[int, ...] = (256, 512)
-    penalty: float = 5.0
-    real_label: float = 1.0
-
-
-def _config(given: dict[str, Any]) -> GanConfig:
-    """The settings that a run recorded."""
-
-    def width(value: Any) -> bool:
-        return type(value) is int and 1 <= value <= _WIDEST
-
-    def number(value: Any) -> bool:
-        return type(value) in (int, float) and abs(value) <= _LARGEST  # not so of NaN
-
-    def widths(value: Any) -> bool:
-        return isinstance(value, (list, tuple)) and len(value) <= _DEEPEST and all(map(width, value))
-
-    fits: dict[str, Callable[[Any], bool]] = {
-        "latent": width,
-        "widths": widths,
-        "penalty": number,
-        "real_label": number,
-    }
-    wrong = [key for key, value in given.items() if key not in fits or not fits[key](value)]
-    if wrong:
-        raise RunError(
-            "make the networks of a gan",
-            f"{', '.join(map(str, wrong))[:80]} cannot be what it is in its config",
-            f"Give {', '.join(fits)}: whole numbers from 1 to {_WIDEST:,}, a list of such, and finite numbers",
-        )
-    settings: dict[str, Any] = {k: tuple(v) if k == "widths" else v for k, v in given.items()}
-    return GanConfig(**settings)
+    latent: int = between(1, 1 << 20, 100)
+    widths: tuple[int, ...] = between(1, 1 << 20, (256, 512))
+    penalty: float = between(0, 1e6, 5.0)
+    real_label: float = between(0, 1, 1.0)
 
 
 class Generator(nn.Module):
     """z, (B, latent), to images, (B, C, H, W) in [-1, 1]."""
 
-    def __init__(self, shape: tuple[int, int, int], config: GanConfig) -> None:
+    def __init__(self, shape: tuple[int, int, int], settings: Settings) -> None:
         super().__init__()
         self.shape = shape
-        sizes = (config.latent, *config.widths)
+        sizes = (settings.latent, *settings.widths)
         hidden = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
         self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], math.prod(shape)), nn.Tanh())
 
@@ -90,9 +59,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images, (B, C, H, W), to one logit each, (B,); its sigmoid is the chance that the image is real."""
 
-    def __init__(self, shape: tuple[int, int, int], config: GanConfig) -> None:
+    def __init__(self, shape: tuple[int, int, int], settings: Settings) -> None:
         super().__init__()
-        sizes = (math.prod(shape), *reversed(config.widths))
+        sizes = (math.prod(shape), *reversed(settings.widths))
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.last = nn.Linear(sizes[-1], 1)
 
@@ -133,28 +102,33 @@ class Gan:
     """
 
     averaged = ("generator",)
-    objectives: ClassVar[dict[str, Recipe]] = {
+    settings_type: ClassVar[type[Settings]] = Settings
+    further: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    private: ClassVar[Mapping[str, str]] = {"bce": "discriminator"}
+    objectives: ClassVar[Mapping[str, Recipe]] = {
         "r3gan": Recipe(90, batch=64, lr=1e-3, betas=(0.0, 0.99), schedule="trapezoid", final_lr=0.02, threads=1),
         "bce": Recipe(100, batch=128, lr=2e-4, betas=(0.5, 0.999), threads=1),
     }
 
-    def __init__(self, shape: tuple[int, int, int], objective: str, config: GanConfig) -> None:
-        self.generator = Generator(shape, config)
-        self.discriminator = Discriminator(shape, config)
+    def __init__(self, data: DataSpec, objective: str, settings: Settings) -> None:
+        self.generator = Generator(data.shape, settings)
+        self.discriminator = Discriminator(data.shape, settings)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
-        self.settings = config
-        self.config = asdict(config)
+        self.settings = settings
         self.losses = {"r3gan": self.r3gan, "bce": self.bce}[objective]
         self.program = Feedforward(
             graph="generator",
-            noise={"z": Noise(stream=0, distribution="normal", shape=(config.latent,))},
+            noise={"z": Noise(stream=0, distribution="normal", shape=(settings.latent,))},
             media=Media(kind="image", output="image", layout="NCHW", low=-1.0, high=1.0),
         )
 
-    @classmethod
-    def create(cls, shape: tuple[int, int, int], objective: str, config: dict[str, Any] | None = None) -> Self:
-        """See `Family.create`."""
-        return cls(shape, objective, _config(config or {}))
+    def graphs(self, networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        """See `Family.graphs`."""
+        return {"generator": networks["generator"]}
+
+    def measures(self, networks: Mapping[str, nn.Module], batch: Batch) -> dict[str, Tensor]:
+        """Nothing: a GAN has no likelihood and no encoder."""
+        return {}
 
     def bce(self, batch: Batch) -> Iterator[Loss]:
         """Binary cross-entropy; the generator's loss is the non-saturating one."""
