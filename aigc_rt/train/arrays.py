@@ -64,8 +64,8 @@ def _arrays(archive: zipfile.ZipFile, file: Path) -> dict[str, NDArray[Any]]:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     keys, known = members.keys(), {*_PARTS, *_PARTS.values(), _NAMES}
     if keys & _PARTS.keys() not in _LAYOUTS or keys - known or len(members) < len(archive.infolist()):
-        raise _error(
-            file,
+        raise DataError(
+            f"read {file}",
             f"it holds {', '.join(map(repr, sorted(keys)[:8])) or 'nothing'}",
             "Save images, with labels and class_names if there are any; or x_train, y_train, x_test, y_test",
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, get_args
+from typing import get_args
 
 from aigc_rt import noise
 from aigc_rt.errors import InputError
@@ -18,6 +16,8 @@ LARGEST = 4096
 @dataclass(frozen=True)
 class DataOptions:
     """How a data set is loaded. The same options give the same images in the same order.
+
+    `dataclasses.asdict` of it is JSON, and `aigc_rt.train.settings.typed` reads that back.
 
     Attributes:
         size: resize every image to `size` x `size`; None leaves them.
@@ -54,22 +54,6 @@ class DataOptions:
         if self.project is not None and not (isinstance(self.project, str) and self.project.strip()):
             raise _wrong("project", self.project, "Give the project's name")
         noise.check(self.split_seed, 0, 0, 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return dataclasses.asdict(self) | {"only": None if self.only is None else list(self.only)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """From what `to_dict` made; keys that are missing have their defaults.
-
-        Raises:
-            InputError: an unknown key, or a value that cannot be right.
-        """
-        if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
-            raise InputError("load data with these options", f"there is no {sorted(unknown)[0]!r}", "Leave it out")
-        only = values.get("only")
-        return cls(**{**values, "only": tuple(only) if isinstance(only, list) else only})
 
 
 def _whole(value: object) -> bool:
