@@ -172,7 +172,7 @@ def _describe(kind: Any) -> str:
 
 ARGUMENTS = ("self", "n", "seed", "start", "raw")
 """What `generate` takes besides conditions."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -180,7 +180,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def check_path(path: str, where: str) -> None:
     """Raise UnsafePath unless `path` is relative, forward, plain ASCII, and a file name on every system."""
     parts = path.split("/")
-    if not all(_NAME.fullmatch(p) and not p.endswith(".") and not _RESERVED.fullmatch(p) for p in parts):
+    if not all(NAME.fullmatch(p) and not p.endswith(".") and not _RESERVED.fullmatch(p) for p in parts):
         raise UnsafePath(
             f"read {where}",
             f"the path {_show(path)} could leave the bundle's folder or is no portable file name",
@@ -202,7 +202,7 @@ def _validate(m: Manifest, where: str) -> None:
     must(len({path.casefold() for path in m.files}) == len(m.files), "two files differ only in case")
     must(m.program.graph in m.graphs, f"the program runs the graph {m.program.graph!r}, which is not there")
     for role, graph in m.graphs.items():
-        must(bool(_NAME.fullmatch(role)), f"{role!r} is no name for a graph")
+        must(bool(NAME.fullmatch(role)), f"{role!r} is no name for a graph")
         must(bool(graph.inputs) and bool(graph.outputs), f"graph {role} has no inputs or no outputs")
         must(
             all(1 <= a.min <= a.max < 1 << 31 for a in graph.axes.values()),
@@ -214,7 +214,7 @@ def _validate(m: Manifest, where: str) -> None:
             fine = all(d in graph.axes if isinstance(d, str) else 0 <= d < 1 << 31 for d in spec.shape)
             must(fine, f"graph {role}: the shape of {spec.name} has an axis that is not declared")
         for name, variant in graph.variants.items():
-            must(bool(_NAME.fullmatch(name)), f"{name!r} is no name for a variant")
+            must(bool(NAME.fullmatch(name)), f"{name!r} is no name for a variant")
             missing = sorted({variant.file, *variant.data} - m.files.keys())
             must(not missing, f"variant {role}/{name} needs {missing}, which the manifest does not list")
             must(

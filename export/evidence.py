@@ -16,19 +16,18 @@ from numpy.typing import NDArray
 from aigc_rt import noise, verify
 from aigc_rt.errors import GateFailed
 from aigc_rt.export import engine
+from aigc_rt.export.part import forward
 from aigc_rt.export.rounding import Rounded
 from aigc_rt.generator import Generator, load
-from aigc_rt.manifest import Condition, Evidence, Feedforward, Json, Manifest
+from aigc_rt.manifest import Condition, Evidence, Feedforward, Json, Manifest, Variant
 
 Array = NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-Judge = Callable[[NDArray[np.uint8]], Mapping[str, Json]]
-"""Images uint8 (N, H, W, C) -> what a judge says of them."""
+Judge = Callable[[Generator], Mapping[str, Json]]
+"""A loaded bundle, one variant of it on the CPU -> what a judge says of it."""
 
 PARITY_SAMPLES = 256
 PARITY_SEED = 0
-JUDGED_SAMPLES = 1000
-JUDGED_SEED = 1
 _REFERENCE = f"torch {torch.__version__} float32 on cpu"
 
 
@@ -40,48 +39,71 @@ class Reference:
     outputs: dict[str, Array]
 
 
-def reference(module: torch.nn.Module, manifest: Manifest, examples: Mapping[str, torch.Tensor]) -> Reference:
-    """Run the module on the program's own noise (feedforward, 256 samples) or on the examples (tensor)."""
+@dataclass(frozen=True)
+class Subject:
+    """A variant to measure, in a bundle whose manifest is written."""
+
+    folder: Path
+    manifest: Manifest
+    role: str
+    variant: str
+
+    @property
+    def stored(self) -> Variant:
+        """The manifest's variant."""
+        return self.manifest.graphs[self.role].variants[self.variant]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the program makes its inputs."""
+        return isinstance(self.manifest.program, Feedforward) and self.role == self.manifest.program.graph
+
+    def load(self, device: str, backend: str) -> Generator:
+        """The bundle, asked for what runs this variant."""
+        return load(self.folder, device=device, backend=backend, precision=self.stored.precision)
+
+
+def reference(
+    module: torch.nn.Module, manifest: Manifest, role: str, examples: Mapping[str, torch.Tensor]
+) -> Reference:
+    """Run a graph's module on the program's own noise, 256 samples, or on the examples where no program feeds it."""
     program = manifest.program
-    if isinstance(program, Feedforward):
+    if isinstance(program, Feedforward) and role == program.graph:
         inputs: dict[str, Array] = {
             name: noise.DISTRIBUTIONS[n.distribution](PARITY_SEED, n.stream, 0, PARITY_SAMPLES, n.shape)
             for name, n in program.noise.items()
         }
         for condition in program.conditions.values():
-            inputs[condition.input] = _sweep(condition, PARITY_SAMPLES)
+            inputs[condition.input] = sweep(condition, PARITY_SAMPLES)
     else:
         inputs = {name: value.detach().cpu().numpy() for name, value in examples.items()}
-    return Reference(inputs, _forward(module, manifest, inputs))
+    return Reference(inputs, _forward(module, manifest, role, inputs))
 
 
-def answer(module: torch.nn.Module, manifest: Manifest) -> list[Evidence]:
-    """PyTorch's answer to the probe, for `aigc-rt verify` to compare with wherever the bundle lands.
+def answer(module: torch.nn.Module, manifest: Manifest, role: str) -> list[Evidence]:
+    """PyTorch's answer to a graph's probe, for `aigc-rt verify` to compare with wherever the bundle lands.
 
-    Empty where the module gives no finite answer: the probe of a `tensor` program may lie outside what it takes.
+    Empty where the module gives no finite answer: the probe of a graph that no program feeds may lie outside what it
+    takes.
     """
     try:
-        outputs = _forward(module, manifest, verify.probe(manifest))
+        outputs = _forward(module, manifest, role, verify.probe(manifest, role))
     except (RuntimeError, IndexError, ValueError):
         return []
     if not all(np.isfinite(value).all() for value in outputs.values()):
         return []
     details = {"seed": verify.SEED, "reference": _REFERENCE, "outputs": verify.sketch(outputs)}
-    return [Evidence("answer", "device", details, manifest.program.graph)]
+    return [Evidence("answer", "device", details, role)]
 
 
-def _forward(module: torch.nn.Module, manifest: Manifest, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    with torch.no_grad():
-        leaves = tensors(module(**{name: torch.from_numpy(value) for name, value in inputs.items()}))
-    return {spec.name: leaf.numpy() for spec, leaf in zip(manifest.main_graph.outputs, leaves, strict=True)}
+def _forward(
+    module: torch.nn.Module, manifest: Manifest, role: str, inputs: Mapping[str, Array]
+) -> dict[str, Array]:
+    names = [spec.name for spec in manifest.graphs[role].outputs]
+    return dict(zip(names, forward(module, inputs), strict=True))
 
 
-def tensors(answer: Any) -> list[torch.Tensor]:
-    """The tensors of a module's answer, nested or not, in PyTorch's own order."""
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
-
-
-def _sweep(condition: Condition, count: int) -> Array:
+def sweep(condition: Condition, count: int) -> Array:
     """Values that cover a condition's range evenly, (count,)."""
     dtype = np.dtype(condition.dtype)
     if np.issubdtype(dtype, np.floating):
@@ -89,58 +111,57 @@ def _sweep(condition: Condition, count: int) -> Array:
     return (condition.low + np.arange(count) % (int(condition.high - condition.low) + 1)).astype(dtype)
 
 
-def parity(
-    folder: Path, manifest: Manifest, variant: str, truth: Reference, notes: Mapping[str, Json]
-) -> list[Evidence]:
+def parity(subject: Subject, truth: Reference, notes: Mapping[str, Json]) -> list[Evidence]:
     """The error of one ONNX variant against PyTorch fp32, with its gate's answer: as this CPU runs it and, in half
     precision, also with every value rounded to its type, as a GPU would (see `rounding`). `notes` go into the details.
     """
-    stored = manifest.main_graph.variants[variant]
-    with load(folder, device="cpu", backend="onnxruntime", precision=stored.precision) as generator:
-        claims = [_parity(manifest, variant, truth, generator, generator.run, "as the CPU runs it")]
-    if stored.precision == "fp16":
-        rounded = Rounded(onnx.load(str(folder / stored.file)))
-        claims.append(_parity(manifest, variant, truth, generator, rounded, "every value rounded to fp16, as on a GPU"))
+    with subject.load("cpu", "onnxruntime") as generator:
+        claims = [_parity(subject, truth, generator, "as the CPU runs it")]
+        if subject.stored.precision == "fp16":
+            rounded = Rounded(onnx.load(str(subject.folder / subject.stored.file)))
+            arithmetic = "every value rounded to fp16, as on a GPU"
+            claims.append(_parity(subject, truth, generator, arithmetic, rounded))
     return [replace(claim, details={**claim.details, **notes}) for claim in claims]
 
 
-def on_device(folder: Path, manifest: Manifest, variant: str, truth: Reference) -> list[Evidence]:
+def on_device(subject: Subject, truth: Reference) -> list[Evidence]:
     """What a machine with a GPU adds on an engine: the engine inspector's word, and the error on that device."""
-    stored = manifest.main_graph.variants[variant]
-    role = manifest.program.graph
-    seen = engine.inspect((folder / stored.file).read_bytes(), stored.format)
-    inspected = Evidence("precision", "inspected", {"asked": stored.precision, **seen}, role, variant)
-    with load(folder, device="cuda", backend=stored.format, precision=stored.precision) as generator:
-        return [inspected, _parity(manifest, variant, truth, generator, generator.run, "as the device runs it")]
+    stored = subject.stored
+    seen = engine.inspect((subject.folder / stored.file).read_bytes(), stored.format)
+    details = {"asked": stored.precision, **seen}
+    inspected = Evidence("precision", "inspected", details, subject.role, subject.variant)
+    with subject.load("cuda", stored.format) as generator:
+        return [inspected, _parity(subject, truth, generator, "as the device runs it")]
 
 
 def _parity(
-    manifest: Manifest, variant: str, truth: Reference, generator: Generator, run: Run, arithmetic: str
+    subject: Subject, truth: Reference, generator: Generator, arithmetic: str, run: Run | None = None
 ) -> Evidence:
-    outputs = _outputs(manifest, truth, run)
+    outputs = _outputs(subject, truth, run or (lambda inputs: generator.run(inputs, graph=subject.role)))
     errors = {name: _error(truth.outputs[name], value) for name, value in outputs.items()}
-    tolerance = verify.TOLERANCE[manifest.main_graph.variants[variant].precision]
+    tolerance = verify.TOLERANCE[subject.stored.precision]
     passed = all(e["finite"] and e["max_abs_relative"] <= tolerance for e in errors.values())
-    chosen = generator.plan.chosen[0]
+    chosen = next(choice for choice in generator.plan.chosen if choice.graph == subject.role)
     details: dict[str, Json] = {
         "arithmetic": arithmetic,
         "backend": chosen.backend,
         "provider": chosen.provider,
         "device": f"{chosen.device} ({platform.machine()})",
         "reference": _REFERENCE,
-        "samples": PARITY_SAMPLES if isinstance(manifest.program, Feedforward) else 1,
-        "seed": PARITY_SEED,
+        "inputs": "the program's noise" if subject.sampled else "the example inputs",
+        "samples": PARITY_SAMPLES if subject.sampled else 1,
+        "seed": PARITY_SEED if subject.sampled else None,
         "tolerance": tolerance,
         "outputs": errors,
     }
-    return Evidence("parity", "device", details, manifest.program.graph, variant, passed)
+    return Evidence("parity", "device", details, subject.role, subject.variant, passed)
 
 
-def _outputs(manifest: Manifest, truth: Reference, run: Run) -> dict[str, Array]:
+def _outputs(subject: Subject, truth: Reference, run: Run) -> dict[str, Array]:
     """A graph's answer to the reference's inputs, in calls no larger than its axes allow."""
-    if not isinstance(manifest.program, Feedforward):
+    if not subject.sampled:
         return dict(run(truth.inputs))
-    graph = manifest.main_graph
+    graph = subject.manifest.graphs[subject.role]
     most = graph.axes[str(graph.inputs[0].shape[0])].max
     parts = [
         run({name: value[first : first + most] for name, value in truth.inputs.items()})
@@ -188,13 +209,8 @@ def require(evidence: Evidence) -> None:
     )
 
 
-def quality(folder: Path, manifest: Manifest, variant: str, judge: Judge) -> Evidence:
-    """A judge's word on 1,000 samples of one ONNX variant, made by the runtime on this CPU."""
-    program = manifest.program
-    assert isinstance(program, Feedforward)
-    precision = manifest.main_graph.variants[variant].precision
-    conditions: dict[str, Any] = {name: _sweep(c, JUDGED_SAMPLES) for name, c in program.conditions.items()}
-    with load(folder, device="cpu", backend="onnxruntime", precision=precision) as generator:
-        images = generator.generate(JUDGED_SAMPLES, seed=JUDGED_SEED, **conditions).array
-    details = {"backend": "onnxruntime", "device": "cpu", "seed": JUDGED_SEED, **judge(images)}
-    return Evidence("quality", "device", details, program.graph, variant)
+def quality(subject: Subject, judge: Judge) -> Evidence:
+    """A judge's word on one ONNX variant of the main graph, run on this CPU."""
+    with subject.load("cpu", "onnxruntime") as generator:
+        details = {"backend": "onnxruntime", "device": "cpu", **judge(generator)}
+    return Evidence("quality", "device", details, subject.role, subject.variant)

@@ -1,14 +1,13 @@
-"""`export`: one call from a torch module to a bundle with its evidence."""
+"""`export`: one call from torch modules to a bundle with its evidence."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
@@ -16,35 +15,20 @@ from typing import Any, get_args
 import torch
 
 from aigc_rt.backends import trt_library
-from aigc_rt.bundle import Bundle, content_name, hash_files, replacing, write_manifest
+from aigc_rt.bundle import Bundle, hash_files, replacing, write_manifest
 from aigc_rt.errors import ExportError, InputError, ManifestError
-from aigc_rt.export import engine, evidence, graph, precision
-from aigc_rt.manifest import Evidence, Feedforward, Format, Graph, Json, Manifest, Profile, Program, Tensor, Variant
+from aigc_rt.export import draft, evidence, graph
+from aigc_rt.export.draft import Draft
+from aigc_rt.export.part import Part, Ready, output_names, ready
+from aigc_rt.manifest import Evidence, Feedforward, Format, Json, Manifest, Program, Tensor
+from aigc_rt.manifest_json import NAME
 from aigc_rt.verify import verify
 
 PRECISIONS = ("fp32", "fp16")
 ENGINES = tuple(f for f in get_args(Format) if f != "onnx")
 ROLE = "generator"
 """The role of the one graph that a module becomes when its program names none."""
-OPT_BATCH = 8
-"""The length a dynamic axis of an engine is tuned for, where its range allows."""
-
-
-@dataclass
-class _Draft:
-    """A bundle in the making: files are in the folder, the manifest is not."""
-
-    folder: Path
-    role: str
-    variants: dict[str, Variant] = field(default_factory=dict)
-    evidence: list[Evidence] = field(default_factory=list)
-    notes: dict[str, dict[str, Json]] = field(default_factory=dict)
-    """What a conversion could not keep, by variant; it goes into the variant's parity claims."""
-
-    def put(self, name: str, data: bytes, suffix: str, **stored: Any) -> None:
-        file = content_name(self.role, name, data, suffix)
-        (self.folder / file).write_bytes(data)
-        self.variants[name] = Variant(file=file, **stored)
+Tell = Callable[[str], None]
 
 
 def export(
@@ -53,6 +37,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     program: Program | None = None,
+    also: Mapping[str, Part] | None = None,
     precisions: Sequence[str] = PRECISIONS,
     engines: Sequence[str] = (),
     dynamic: graph.Dynamic | None = None,
@@ -60,62 +45,109 @@ def export(
     force: bool = False,
     judge: evidence.Judge | None = None,
     made: Mapping[str, Json] | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Tell = lambda _: None,
 ) -> Bundle:
-    """Write a bundle: the module as ONNX in each precision, engines built from it, and what was measured.
+    """Write a bundle: the modules as ONNX in each precision, engines built from them, and what was measured.
 
     Args:
         module: any torch.nn.Module whose forward takes and gives tensors; it is not changed.
         example_inputs: a tuple, or a dict by forward's parameter names.
         out: the bundle's folder; it appears whole or not at all.
         program: how the graph becomes samples; None is `tensor`, for `Generator.run` only.
+        also: further graphs by role, for `Generator.run(inputs, graph=role)`: a VAE's "encoder", say. They come in the
+            same precisions, measured on their example inputs; engines are built for the main graph only.
         precisions: of "fp32" and "fp16". fp16 is in the graph, strongly typed; inputs and outputs stay fp32.
         engines: of "tensorrt-rtx" and "tensorrt", built from the fp16 graph, or from fp32 where that is all there is.
         dynamic: input name -> axis -> its name, or (name, smallest, largest); a name alone is 1 to 64.
         name: of the bundle; None takes the folder's.
         force: replace a bundle that is there.
-        judge: images uint8 (N, H, W, C) -> what it says of them; measured on 1,000 samples of every ONNX variant.
+        judge: is given the loaded bundle with each ONNX variant of the main graph, and says what it is worth.
         made: how the weights came about, kept in the manifest.
         progress: is told what happens.
 
     Raises:
         InputError: an argument is none of the above.
         BundleExists, WriteError: see `bundle.replacing`.
-        ExportError: PyTorch, ONNX or the engine builder refuses the module; GateFailed: a variant is too far off.
+        ExportError: PyTorch, ONNX or the engine builder refuses a module; GateFailed: a variant is too far off.
     """
-    precisions, engines = _listed(precisions), _listed(engines)
-    _check_choices("precision", precisions, PRECISIONS)
-    _check_choices("engine", engines, ENGINES, empty=True)
+    order = _Order(program or Tensor(ROLE), _listed(precisions), _listed(engines), judge, progress)
+    _check_choices("precision", order.precisions, PRECISIONS)
+    _check_choices("engine", order.engines, ENGINES, empty=True)
+    _check_roles(order.role, also or {})
     path = Path(out)
-    frozen = _freeze(module)
-    examples = graph.examples_by_name(module, example_inputs)
-    _check_program(program, judge, examples, dynamic or {})
+    if str(path).startswith("zoo:"):
+        raise InputError(f"export to {path}", "zoo: names the bundles that come with aigc-rt", "Give a folder")
+    main = ready(Part(module, example_inputs, dynamic))
+    _check_program(order.program, main)
+    parts = {order.role: main} | {role: ready(part) for role, part in (also or {}).items()}
     with replacing(path, force=force) as folder, torch.no_grad():
-        progress("tracing the module")
-        outputs = _output_names(_try(frozen, examples), program, examples.keys())
-        exported = graph.to_onnx(frozen, examples, dynamic or {}, outputs)
-        draft = _Draft(folder, program.graph if program else ROLE)
-        for wanted in dict.fromkeys(precisions):
-            progress(f"writing {wanted}")
-            _add_onnx(draft, exported, wanted)
-        for flavour in dict.fromkeys(engines):
-            progress(f"building the {flavour} engine")
-            _add_engine(draft, exported, flavour)
-        described = Graph(exported.inputs, exported.outputs, exported.axes, exported.parameters, draft.variants)
-        manifest = Manifest(
-            name or path.name, program or Tensor(ROLE), {draft.role: described}, hash_files(folder), (), _made(made)
-        )
+        drafts = _draft(folder, parts, order)
+        graphs = {role: one.described for role, one in drafts.items()}
+        manifest = Manifest(name or path.name, order.program, graphs, hash_files(folder), (), _made(made))
         try:
             write_manifest(folder, manifest)  # the runtime that measures reads it
         except ManifestError as error:
             raise InputError("export with this program", error.found, "Mend the program, or the module") from None
         progress("measuring against PyTorch")
-        draft.evidence += _measure(draft, manifest, evidence.reference(frozen, manifest, examples), judge)
-        draft.evidence += evidence.answer(frozen, manifest)
-        write_manifest(folder, replace(manifest, evidence=tuple(draft.evidence)))
+        claims = [claim for one in drafts.values() for claim in (*one.evidence, *_measure(one, manifest, order))]
+        write_manifest(folder, replace(manifest, evidence=tuple(claims)))
         progress("verifying")
         _verify(folder)
     return Bundle(path)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What to make of the parts."""
+
+    program: Program
+    precisions: Sequence[str]
+    engines: Sequence[str]
+    judge: evidence.Judge | None
+    progress: Tell
+
+    @property
+    def role(self) -> str:
+        """The main graph's."""
+        return self.program.graph
+
+
+def _draft(folder: Path, parts: Mapping[str, Ready], order: _Order) -> dict[str, Draft]:
+    """Every part traced and written; the main graph also built."""
+    alone = {order.role: order.program.media.output} if isinstance(order.program, Feedforward) else {}
+    outputs = {role: output_names(part, alone.get(role)) for role, part in parts.items()}  # all, before any work
+    drafts = {}
+    for role, part in parts.items():
+        order.progress(f"tracing the {role}")
+        one = drafts[role] = draft.trace(folder, role, part, outputs[role])
+        for wanted in dict.fromkeys(order.precisions):
+            order.progress(f"writing {role}/{wanted}")
+            one.add_onnx(wanted)
+    for flavour in dict.fromkeys(order.engines):
+        order.progress(f"building the {flavour} engine")
+        drafts[order.role].add_engine(flavour)
+    return drafts
+
+
+def _measure(one: Draft, manifest: Manifest, order: _Order) -> list[Evidence]:
+    """One graph's claims: every variant against PyTorch, the judge's word on the main one, the answer to verify by."""
+    claims: list[Evidence] = []
+    truth = evidence.reference(one.part.module, manifest, one.role, one.part.examples)
+    for name, stored in one.variants.items():
+        subject = evidence.Subject(one.folder, manifest, one.role, name)
+        if stored.format == "onnx":
+            measured = evidence.parity(subject, truth, one.notes.get(name, {}))
+        elif trt_library.unusable(stored.format) is None:
+            measured = evidence.on_device(subject, truth)
+        else:
+            continue
+        for claim in measured:
+            evidence.require(claim)
+        claims += measured
+        if order.judge is not None and stored.format == "onnx" and one.role == order.role:
+            order.progress(f"judging {name}")
+            claims.append(evidence.quality(subject, order.judge))
+    return claims + evidence.answer(one.part.module, manifest, one.role)
 
 
 def _verify(folder: Path) -> None:
@@ -140,143 +172,34 @@ def _listed(given: Sequence[str]) -> Sequence[str]:
     return given if isinstance(given, str) else tuple(given)  # a generator is read once
 
 
-def _freeze(module: torch.nn.Module) -> torch.nn.Module:
-    """A float32 copy on the CPU in eval mode, its weights finite."""
-    if not isinstance(module, torch.nn.Module):
-        raise InputError("export", f"it is a {type(module).__name__}", "Give a torch.nn.Module")
-    try:
-        frozen = copy.deepcopy(module)
-    except RuntimeError as error:
-        mend = "Remove hooks and old weight_norm first: torch.nn.utils.remove_weight_norm"
-        raise ExportError(f"copy {type(module).__name__}", str(error), mend) from error
-    frozen = frozen.eval().to("cpu", torch.float32)
-    for name, value in frozen.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ExportError(
-                f"export {type(module).__name__}", f"the weight {name} holds NaN or infinity", "Train it anew"
-            )
-    return frozen
+def _check_roles(main: str, also: Mapping[str, Part]) -> None:
+    if not isinstance(also, Mapping) or not all(isinstance(part, Part) for part in also.values()):
+        raise InputError(f"also={also!r:.80}", "it is no dict of Parts", 'Give {"encoder": Part(module, examples)}, say')
+    if main in also:
+        raise InputError(f"also a graph {main!r}", "that is the main graph's role", "Give it another role")
+    for role in (main, *also):  # files are named after roles
+        if not isinstance(role, str) or not NAME.fullmatch(role):
+            raise InputError(f"a graph {role!r}", "it is no role", 'Give a word such as "encoder"')
 
 
-def _check_program(
-    program: Program | None,
-    judge: evidence.Judge | None,
-    examples: Mapping[str, torch.Tensor],
-    dynamic: graph.Dynamic,
-) -> None:
-    if judge is not None and not (isinstance(program, Feedforward) and program.media.kind == "image"):
-        raise InputError("export with a judge", "the program makes no images", "Leave the judge out")
+def _check_program(program: Program, main: Ready) -> None:
     if not isinstance(program, Feedforward):
         return
     fed = sorted([*program.noise, *(c.input for c in program.conditions.values())])
-    if fed != sorted(examples):
-        found = f"forward is given {sorted(examples)}"
+    if fed != sorted(main.examples):
+        found = f"forward is given {sorted(main.examples)}"
         raise InputError(f"a program that feeds {fed}", found, "Name noise and conditions after forward's parameters")
-    for name, example in examples.items():
+    for name, example in main.examples.items():
         shape = program.noise[name].shape if name in program.noise else ()
         if tuple(example.shape[1:]) != shape or example.ndim == 0:
             found = f"its example has the shape {tuple(example.shape)}"
             raise InputError(
                 f"a program that gives {name} as (batch, *{shape})", found, "Give an example of that shape"
             )
-        if 0 not in dynamic.get(name, {}):
-            found = f"dynamic says {dict(dynamic.get(name, {})) or 'nothing'}"
+        if 0 not in main.dynamic.get(name, {}):
+            found = f"dynamic says {dict(main.dynamic.get(name, {})) or 'nothing'}"
             mend = f'Give dynamic={{"{name}": {{0: ("batch", 1, 64)}}}}'
             raise InputError(f"a program whose input {name} has a batch", found, mend)
-
-
-def _try(module: torch.nn.Module, examples: Mapping[str, torch.Tensor]) -> Any:
-    """One call of forward, before minutes are spent on it."""
-    try:
-        return module(**examples)
-    except Exception as error:  # forward raises what it wants
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in examples.items())
-        raise ExportError(
-            f"run {type(module).__name__} on the examples ({shapes})",
-            f"{type(error).__name__}: {error}",
-            "Give examples that forward takes",
-        ) from error
-
-
-def _output_names(answer: Any, program: Program | None, taken: Collection[str]) -> tuple[str, ...]:
-    """Names for the outputs: the one that the program's media names, "output", or output_0, output_1, ..."""
-    count = len(evidence.tensors(answer))
-    if isinstance(program, Feedforward) and program.media.output in taken:
-        found = f"forward's parameters are {', '.join(taken)}"
-        raise InputError(f"an output called {program.media.output}", found, "Give the media's output another name")
-    if count == 0:
-        raise ExportError("export", f"forward returns {type(answer).__name__}, no tensor", "Return a tensor")
-    if count == 1:
-        return (program.media.output if isinstance(program, Feedforward) else _free("output", taken),)
-    return tuple(_free(f"output_{i}", taken) for i in range(count))
-
-
-def _free(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
-
-
-def _add_onnx(draft: _Draft, exported: graph.Exported, wanted: str) -> None:
-    model = exported.model
-    if wanted == "fp16":
-        half = precision.to_fp16(model)
-        model = half.model
-        draft.notes[wanted] = {"fp32_nodes": list(half.fp32_nodes), "clamped_constants": list(half.clamped)}
-    opset = next(o.version for o in model.opset_import if not o.domain)
-    data = model.SerializeToString(deterministic=True)
-    draft.put(wanted, data, ".onnx", precision=wanted, format="onnx", opset=opset)
-
-
-def _add_engine(draft: _Draft, exported: graph.Exported, flavour: str) -> None:
-    source = "fp16" if "fp16" in draft.variants else "fp32"
-    stored = draft.variants[source]
-    built = engine.build_in_child(
-        (draft.folder / stored.file).read_bytes(),
-        flavour=flavour,
-        precision=stored.precision,
-        profiles=[_profile(exported)],
-        name=f"{draft.role}/{source}",
-        options=engine.BuildOptions(parameters=exported.parameters),
-    )
-    name = f"{source}-{flavour}"
-    draft.put(
-        name, built.engine, ".engine", precision=stored.precision, format=flavour, source=source, engine=built.spec
-    )
-    draft.evidence.append(Evidence("precision", "typed", built.evidence, draft.role, name, passed=True))
-
-
-def _profile(exported: graph.Exported) -> dict[str, Profile]:
-    axes = exported.axes
-    profile = {}
-    for spec in exported.inputs:
-        low, opt, high = [], [], []
-        for length in spec.shape:
-            axis = axes[length] if isinstance(length, str) else None
-            low.append(axis.min if axis else int(length))
-            high.append(axis.max if axis else int(length))
-            opt.append(min(max(OPT_BATCH, axis.min), axis.max) if axis else int(length))
-        profile[spec.name] = Profile(tuple(low), tuple(opt), tuple(high))
-    return profile
-
-
-def _measure(
-    draft: _Draft, manifest: Manifest, truth: evidence.Reference, judge: evidence.Judge | None
-) -> list[Evidence]:
-    claims: list[Evidence] = []
-    for name, stored in manifest.main_graph.variants.items():
-        if stored.format == "onnx":
-            measured = evidence.parity(draft.folder, manifest, name, truth, draft.notes.get(name, {}))
-        elif trt_library.unusable(stored.format) is None:
-            measured = evidence.on_device(draft.folder, manifest, name, truth)
-        else:
-            continue
-        for claim in measured:
-            evidence.require(claim)
-        claims += measured
-        if judge is not None and stored.format == "onnx":
-            claims.append(evidence.quality(draft.folder, manifest, name, judge))
-    return claims
 
 
 def _made(given: Mapping[str, Json] | None) -> dict[str, Json]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from aigc_rt.backends.quiet import import_onnxruntime
+from aigc_rt.errors import ExportError
 
 Array = NDArray[Any]
 
@@ -78,4 +79,9 @@ def _session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1  # hundreds of sessions: none of them may keep a pool of threads
-    return onnxruntime.InferenceSession(alone.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    data, providers = alone.SerializeToString(), ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(data, options, providers, enable_fallback=0)  # falling back, it prints
+    except Exception as error:  # onnxruntime's errors share no base class
+        asked = f"run {node.op_type} {node.name!r} with its values rounded"
+        raise ExportError(asked, str(error), "Export fp32 only, and report this") from error

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from aigc_rt.bundle import Bundle
 from aigc_rt.errors import DataError
 from aigc_rt.export.evidence import Judge as Judging
+from aigc_rt.export.evidence import sweep
+from aigc_rt.export.part import Part
 from aigc_rt.export.pipeline import PRECISIONS, export
+from aigc_rt.export.scratch import scratch
+from aigc_rt.generator import Generator
+from aigc_rt.manifest import Feedforward, Json
 from aigc_rt.train import data as datasets
 from aigc_rt.train import record
 from aigc_rt.train.generators.family import TrainedGenerator
 from aigc_rt.train.quality import Judge
 from aigc_rt.train.run import load_generator
+
+JUDGED_SAMPLES = 1000
+JUDGED_SEED = 1
 
 
 def export_run(
@@ -51,6 +56,7 @@ def export_run(
         trained.example_inputs,
         out,
         program=trained.program,
+        also=_also(trained),
         precisions=precisions,
         engines=engines,
         dynamic=trained.dynamic,
@@ -68,27 +74,36 @@ def check_exportable(trained: TrainedGenerator) -> None:
     Raises:
         ExportError: as `export`.
     """
-    with tempfile.TemporaryDirectory(prefix="aigc-rt-check-") as folder:
+    with scratch("check") as folder:
         export(
             trained.module,
             trained.example_inputs,
-            Path(folder, "bundle"),
+            folder / "bundle",
             program=trained.program,
+            also=_also(trained),
             precisions=("fp32",),
             dynamic=trained.dynamic,
         )
 
 
+def _also(trained: TrainedGenerator) -> dict[str, Part]:
+    return {role: Part(p.module, p.example_inputs, p.dynamic, p.outputs) for role, p in trained.also.items()}
+
+
 def _judge(run: Path) -> Judging:
     of = record.read(run).data
-    data = datasets.load(of.source, of.size)
+    data = datasets.load(of.source, of.options)
     if data.sha256 != of.sha256:
         found = f"SHA-256 {data.sha256[:12]}... is not the run's {of.sha256[:12]}..."
         raise DataError(f"judge with the data {of.source}", found, "Bring back the run's data, or use --no-quality")
     judge = Judge.of(data, quiet=True)
     reference = data.images[data.train].transpose(0, 2, 3, 1)
 
-    def measure(images: NDArray[np.uint8]) -> dict[str, object]:
-        return judge.measure(images, reference)
+    def measure(generator: Generator) -> dict[str, Json]:
+        program = generator.bundle.manifest.program
+        assert isinstance(program, Feedforward)
+        conditions: dict[str, Any] = {name: sweep(c, JUDGED_SAMPLES) for name, c in program.conditions.items()}
+        images = generator.generate(JUDGED_SAMPLES, seed=JUDGED_SEED, **conditions).array
+        return {"seed": JUDGED_SEED, **judge.measure(images, reference)}
 
     return measure

@@ -166,14 +166,14 @@ def test_a_module_without_a_program_is_a_tensor_bundle(tmp_path: Path) -> None:
 
 
 def test_a_judge_measures_every_onnx_variant(tmp_path: Path) -> None:
-    seen: list[tuple[int, ...]] = []
+    seen: list[str] = []
 
-    def judge(images: np.ndarray[Any, Any]) -> Mapping[str, object]:
-        seen.append(images.shape)
-        return {"mean": float(images.mean())}
+    def judge(generator: aigc_rt.Generator) -> Mapping[str, object]:
+        seen.append(generator.plan.chosen[0].variant)
+        return {"mean": float(generator.generate(20, label=4).array.mean())}
 
     bundle = export(decoder(), EXAMPLES, tmp_path / "x", program=PROGRAM, dynamic=DYNAMIC, judge=judge)
-    assert seen == [(1000, 12, 12, 3)] * 2
+    assert seen == ["fp32", "fp16"]
     for name in ("fp32", "fp16"):
         (claim,) = bundle.manifest.claims("quality", "generator", name)
         assert 0 < claim.details["mean"] < 255
@@ -228,8 +228,9 @@ def test_a_machine_with_a_gpu_adds_the_inspectors_word_and_the_devices_error(
     monkeypatch.setattr("aigc_rt.export.engine.inspect", lambda data, _: {"layers": {"fp16": 7}, "size": len(data)})
     monkeypatch.setattr("aigc_rt.export.evidence.load", load)
     manifest = Bundle(made).manifest
-    truth = evidence.reference(decoder().eval(), manifest, EXAMPLES)
-    inspected, measured = evidence.on_device(made, manifest, "fp16-tensorrt-rtx", truth)
+    truth = evidence.reference(decoder().eval(), manifest, "generator", EXAMPLES)
+    subject = evidence.Subject(made, manifest, "generator", "fp16-tensorrt-rtx")
+    inspected, measured = evidence.on_device(subject, truth)
     assert asked == {"device": "cuda", "backend": "tensorrt-rtx", "precision": "fp16"}
     assert (inspected.claim, inspected.level, inspected.details["layers"]) == ("precision", "inspected", {"fp16": 7})
     assert (measured.claim, measured.level, measured.passed) == ("parity", "device", True)

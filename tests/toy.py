@@ -85,6 +85,35 @@ def model(*, labelled: bool) -> onnx.ModelProto:
     return made
 
 
+def projection() -> NDArray[np.float32]:
+    """The encoder's one layer."""
+    drawn = np.random.default_rng(1).normal(size=(int(np.prod(SHAPE)), LATENT)) / 8
+    return drawn.astype(np.float32)
+
+
+def encode(image: NDArray[Any]) -> NDArray[np.float64]:
+    """What the encoder gives, computed here in float64: (B, LATENT)."""
+    return image.astype(np.float64).reshape(len(image), -1) @ projection().astype(np.float64)
+
+
+def encoder_model() -> onnx.ModelProto:
+    """A second graph, in fp32: image -> mean."""
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"], "flatten"),
+        helper.make_node("MatMul", ["flat", "projection"], ["mean"], "project"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "toy_encoder",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *SHAPE])],
+        [helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", LATENT])],
+        [numpy_helper.from_array(projection(), "projection")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
 def program(*, labelled: bool, media: Media = IMAGE) -> Feedforward:
     conditions = {"label": Condition("label", "int64", 0, 9, names=("zero", "one"))} if labelled else {}
     return Feedforward("generator", {"z": Noise(0, "normal", (LATENT,))}, media, conditions)
@@ -98,28 +127,38 @@ def bundle(
     made: Program | None = None,
     evidence: tuple[Evidence, ...] = (),
     graph: onnx.ModelProto | None = None,
+    encoder: tuple[str, ...] = (),
 ) -> Path:
-    """Write a bundle at `path`; `made` is its program, feedforward images by default."""
-    fp32 = graph or model(labelled=labelled)
+    """Write a bundle at `path`; `made` is its program, feedforward images by default, `encoder` a second graph's precisions."""
     with replacing(path) as folder:
-        variants = {}
-        for precision in precisions:
-            data = (fp32 if precision == "fp32" else to_fp16(fp32).model).SerializeToString()
-            file = content_name("generator", precision, data, ".onnx")
-            (folder / file).write_bytes(data)
-            variants[precision] = Variant(precision, "onnx", file, opset=20)  # type: ignore[arg-type]
+        variants = _write(folder, "generator", graph or model(labelled=labelled), precisions)
         inputs = [TensorSpec("z", "float32", ("batch", LATENT))]
         inputs += [TensorSpec("label", "int64", ("batch",))] if labelled else []
         outputs = (TensorSpec("image", "float32", ("batch", *SHAPE)),)
         described = Graph(tuple(inputs), outputs, {"batch": BATCH}, 1056, variants)
-        manifest = Manifest(
-            path.name, made or program(labelled=labelled), {"generator": described}, hash_files(folder), evidence
-        )
-        inputs_of_probe = verify.probe(manifest, "generator")
-        truth = answer(inputs_of_probe["z"], inputs_of_probe.get("label"))
-        known = Evidence("answer", "device", {"outputs": verify.sketch({"image": truth})}, "generator")
-        write_manifest(folder, replace(manifest, evidence=(*evidence, known)))
+        graphs = {"generator": described}
+        if encoder:
+            image, mean = TensorSpec("image", "float32", ("batch", *SHAPE)), TensorSpec("mean", "float32", ("batch", LATENT))
+            written = _write(folder, "encoder", encoder_model(), encoder)
+            graphs["encoder"] = Graph((image,), (mean,), {"batch": BATCH}, 360, written)
+        manifest = Manifest(path.name, made or program(labelled=labelled), graphs, hash_files(folder), evidence)
+        probe = verify.probe(manifest, "generator")
+        answers = {"generator": {"image": answer(probe["z"], probe.get("label"))}}
+        if encoder:
+            answers["encoder"] = {"mean": encode(verify.probe(manifest, "encoder")["image"])}
+        known = [Evidence("answer", "device", {"outputs": verify.sketch(a)}, role) for role, a in answers.items()]
+        write_manifest(folder, replace(manifest, evidence=(*evidence, *known)))
     return path
+
+
+def _write(folder: Path, role: str, fp32: onnx.ModelProto, precisions: tuple[str, ...]) -> dict[str, Variant]:
+    variants = {}
+    for precision in precisions:
+        data = (fp32 if precision == "fp32" else to_fp16(fp32).model).SerializeToString()
+        file = content_name(role, precision, data, ".onnx")
+        (folder / file).write_bytes(data)
+        variants[precision] = Variant(precision, "onnx", file, opset=20)  # type: ignore[arg-type]
+    return variants
 
 
 TENSOR = Tensor("generator")
