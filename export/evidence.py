@@ -96,9 +96,7 @@ def answer(module: torch.nn.Module, manifest: Manifest, role: str) -> list[Evide
     return [Evidence("answer", "device", details, role)]
 
 
-def _forward(
-    module: torch.nn.Module, manifest: Manifest, role: str, inputs: Mapping[str, Array]
-) -> dict[str, Array]:
+def _forward(module: torch.nn.Module, manifest: Manifest, role: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
     names = [spec.name for spec in manifest.graphs[role].outputs]
     return dict(zip(names, forward(module, inputs), strict=True))
 

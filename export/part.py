@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Part:
     module: torch.nn.Module
     example_inputs: Any
     dynamic: graph.Dynamic | None = None
-    outputs: tuple[str, ...] = ()
+    outputs: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -174,7 +174,8 @@ def _listed(given: Sequence[str]) -> Sequence[str]:
 
 def _check_roles(main: str, also: Mapping[str, Part]) -> None:
     if not isinstance(also, Mapping) or not all(isinstance(part, Part) for part in also.values()):
-        raise InputError(f"also={also!r:.80}", "it is no dict of Parts", 'Give {"encoder": Part(module, examples)}, say')
+        mend = 'Give {"encoder": Part(module, example_inputs)}, say'
+        raise InputError(f"also={also!r:.80}", "it is no dict of Parts", mend)
     if main in also:
         raise InputError(f"also a graph {main!r}", "that is the main graph's role", "Give it another role")
     for role in (main, *also):  # files are named after roles

@@ -296,6 +296,27 @@ def test_exporting_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str
 # What cannot be exported
 
 
+def test_an_error_that_quotes_others_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Chatty(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            raise RuntimeError("first line\n\n    *** second ***\r\n  third\n")
+
+    with pytest.raises(ExportError) as caught:
+        export(Chatty(), (torch.ones(1, 4),), tmp_path / "x")
+    assert str(caught.value).endswith(
+        "RuntimeError: first line *** second *** third. Give examples that forward takes."
+    )
+    import onnxruntime
+
+    def refuse(*_: Any, **options: Any) -> None:
+        assert options == {"enable_fallback": 0}, "onnxruntime prints when it falls back"
+        raise ValueError("EP Error\nno such provider")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(ExportError, match="run Identity '' with its values rounded: EP Error no such provider"):
+        Rounded(build([helper.make_node("Identity", ["x"], ["y"])], {}))
+
+
 class Overflow(nn.Module):
     """Sums that fp32 holds and fp16 does not."""
 

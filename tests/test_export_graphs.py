@@ -34,8 +34,8 @@ class Adapted(nn.Module):
             self.down: nn.Module = nn.Linear(base.in_features, RANK, bias=False)
             self.up: nn.Module = nn.Linear(RANK, base.out_features, bias=False)
         else:
-            at: Any = (base.kernel_size, base.stride, base.padding)
-            self.down = type(base)(base.in_channels, RANK, *at, bias=False)
+            kind: Any = type(base)
+            self.down = kind(base.in_channels, RANK, base.kernel_size, base.stride, base.padding, bias=False)
             self.up = nn.Conv2d(RANK, base.out_channels, 1, bias=False)
         self.register_buffer("scale", torch.ones(1))
 
@@ -118,7 +118,11 @@ def modules() -> tuple[Scaled, Encoder]:
 
 
 def encoder(**changed: Any) -> Part:
-    whole = {"example_inputs": IMAGES, "dynamic": batched("image", "label"), "outputs": ("mean", "log_variance")}
+    whole: dict[str, Any] = {
+        "example_inputs": IMAGES,
+        "dynamic": batched("image", "label"),
+        "outputs": ("mean", "log_variance"),
+    }
     return Part(**{"module": modules()[1]} | whole | changed)
 
 
@@ -146,7 +150,7 @@ def test_every_graph_has_its_variants_its_evidence_and_its_answer(made: Path) ->
             for claim in measured:
                 assert claim.details["samples"] == samples
                 assert claim.details["outputs"].keys() == outputs
-                assert all(0 < error["max_abs_relative"] for error in claim.details["outputs"].values())
+                assert all(error["max_abs_relative"] > 0 for error in claim.details["outputs"].values())
         (answer,) = [e for e in manifest.evidence if (e.claim, e.graph) == ("answer", role)]
         assert answer.details["outputs"].keys() == outputs
     report = verify(made, device="cpu")
@@ -196,7 +200,7 @@ def test_one_value_is_for_all_names_are_values_and_the_scale_has_a_default(made:
         assert not np.array_equal(off.array, three.array)
         for wrong in ({}, {"label": 10}, {"label": 2.5}, {"label": 3, "adapter_scale": 2.1}, {"label": [1, 2]}):
             with pytest.raises(InputError, match=r"label|adapter_scale"):
-                generator.generate(3, **wrong)  # type: ignore[arg-type]
+                generator.generate(3, **wrong)
 
 
 def test_without_its_scale_the_decoder_is_the_module_itself(made: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -45,15 +45,14 @@ def test_every_graph_runs_as_the_bundle_was_asked_for(two: Path, backend: str, p
         ]
         assert f"run   encoder/{precision} with {backend} on cpu" in str(generator.plan)
         z = noise.normal(0, 0, 0, 2, (toy.LATENT,))
-        outputs = [generator.run({"z": z}, graph=role)["image"] for role in (None, "generator")]
-        assert np.array_equal(*outputs)
+        assert np.array_equal(generator.run({"z": z})["image"], generator.run({"z": z}, graph="generator")["image"])
         assert len(generator.plan.chosen) == 2
 
 
 def test_a_graph_that_is_not_there_is_an_error_that_names_those_that_are(two: Path) -> None:
     with aigc_rt.load(two) as generator:
         for role in ("decoder", "", 3, ["encoder"]):
-            with pytest.raises(InputError, match="generator, encoder|encoder, generator"):
+            with pytest.raises(InputError, match=r"encoder, generator"):
                 generator.run({"image": IMAGE}, graph=role)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"takes \['image'\]"):
             generator.run({"z": IMAGE}, graph="encoder")
@@ -81,21 +80,22 @@ def test_what_was_asked_for_holds_for_every_graph(tmp_path: Path) -> None:
         generator.run({"image": IMAGE}, graph="encoder")
 
 
-def counting(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]) -> list[str]:
-    opened: list[str] = []
-    original = OnnxRuntime.open
+def slow_to_open(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], threading.Event]:
+    """The roles that are opened from now on, 0.1 s each, and an event set when the first is begun."""
+    opened, began, original = list[str](), threading.Event(), OnnxRuntime.open
 
     def slow(self: OnnxRuntime, job: Job) -> Executor:
         opened.append(job.role)
-        meanwhile()
+        began.set()
+        time.sleep(0.1)
         return original(self, job)
 
     monkeypatch.setattr(OnnxRuntime, "open", slow)
-    return opened
+    return opened, began
 
 
 def test_threads_that_meet_open_a_graph_once(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = counting(monkeypatch, lambda: time.sleep(0.1))
+    opened, _ = slow_to_open(monkeypatch)
     together = threading.Barrier(8)
     with aigc_rt.load(two, device="cpu", backend="onnxruntime") as generator:
 
@@ -125,14 +125,20 @@ def test_close_closes_every_graph(two: Path) -> None:
 
 def test_a_close_while_a_graph_opens_leaves_nothing_open(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = aigc_rt.load(two, device="cpu", backend="onnxruntime")
-    began = threading.Event()
-    closing = threading.Thread(target=lambda: (began.wait(), generator.close()))
+    opened, began = slow_to_open(monkeypatch)
+
+    def close() -> None:
+        began.wait()
+        generator.close()
+
+    closing = threading.Thread(target=close)
     closing.start()
-    counting(monkeypatch, lambda: (began.set(), time.sleep(0.1)))
-    with pytest.raises(Closed):
-        for _ in range(1000):
-            generator.run({"image": IMAGE}, graph="encoder")
+    with contextlib.suppress(Closed):  # the first call may still be served
+        generator.run({"image": IMAGE}, graph="encoder")
     closing.join()
+    with pytest.raises(Closed):
+        generator.run({"image": IMAGE}, graph="encoder")
+    assert opened == ["encoder"]
 
 
 def test_verify_looks_at_every_graph(two: Path, tmp_path: Path) -> None:

@@ -129,7 +129,17 @@ def bundle(
     graph: onnx.ModelProto | None = None,
     encoder: tuple[str, ...] = (),
 ) -> Path:
-    """Write a bundle at `path`; `made` is its program, feedforward images by default, `encoder` a second graph's precisions."""
+    """Write a bundle at `path`.
+
+    Args:
+        path: where.
+        precisions: of the main graph.
+        labelled: whether it takes a label.
+        made: its program, feedforward images by default.
+        evidence: put into it besides the answers.
+        graph: the main graph in fp32, `model` by default.
+        encoder: precisions of a second graph; () for none.
+    """
     with replacing(path) as folder:
         variants = _write(folder, "generator", graph or model(labelled=labelled), precisions)
         inputs = [TensorSpec("z", "float32", ("batch", LATENT))]
@@ -138,7 +148,8 @@ def bundle(
         described = Graph(tuple(inputs), outputs, {"batch": BATCH}, 1056, variants)
         graphs = {"generator": described}
         if encoder:
-            image, mean = TensorSpec("image", "float32", ("batch", *SHAPE)), TensorSpec("mean", "float32", ("batch", LATENT))
+            image = TensorSpec("image", "float32", ("batch", *SHAPE))
+            mean = TensorSpec("mean", "float32", ("batch", LATENT))
             written = _write(folder, "encoder", encoder_model(), encoder)
             graphs["encoder"] = Graph((image,), (mean,), {"batch": BATCH}, 360, written)
         manifest = Manifest(path.name, made or program(labelled=labelled), graphs, hash_files(folder), evidence)
