@@ -53,7 +53,7 @@ class Trainer:
         recipe: how.
         seed: of everything random.
         workers: the processes that share the run.
-        stream: the order of the images; None is a new permutation for every epoch.
+        stream: the order of the images; None is a new permutation for every epoch, and no random changes.
         update: makes the optimizer of a role's network.
 
     Raises:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import torch
 
@@ -18,10 +18,16 @@ from aigc_rt.train.data import Dataset
 from aigc_rt.train.data_options import DataOptions
 from aigc_rt.train.privacy import Privacy
 from aigc_rt.train.record import DataRecord, RunRecord
-from aigc_rt.train.settings import configured
+from aigc_rt.train.settings import assignments, configured
 from aigc_rt.train.task import Recipe
 from aigc_rt.train.tuning import Tuning
 from aigc_rt.train.workers import Device, Workers
+
+__all__ = [
+    "Augment", "DataOptions", "Privacy", "Recipe", "TrainOptions", "Tuning",
+    "assignments", "check_resumable", "new_run", "objective_of", "part",
+]  # fmt: skip
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,19 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.max_steps is not None and self.max_steps < 1:
             raise InputError(f"train with max_steps={self.max_steps}", "it is not positive", "Give 1 or more")
+        if self.device not in get_args(Device):
+            raise InputError(f"train on {self.device!r}", "there is no such device", "Give auto, cpu or cuda")
         configured(Recipe, self.recipe, "how it is optimised")
         noise.check(self.seed or 0, 0, 0, 1)
+
+
+def part(kind: type[T], given: Mapping[str, Any]) -> T | None:
+    """A dataclass of options with those that are given, None where none is.
+
+    Raises:
+        InputError: see `configured`.
+    """
+    return configured(kind, given, f"the options ({', '.join(given)})") if given else None
 
 
 def objective_of(options: TrainOptions) -> tuple[str, Recipe]:
@@ -97,7 +114,9 @@ def new_run(options: TrainOptions, data: Dataset, workers: Workers) -> RunRecord
     if recipe.batch > most:
         found = f"there are {len(data.train):,} images to train on"
         raise InputError(f"train with batch={recipe.batch}", found, f"Give {most:,} or less")
-    settings: Any = configured(generators.find(options.family).settings_type, options.settings, f"the family {options.family}")
+    settings: Any = configured(
+        generators.find(options.family).settings_type, options.settings, f"the family {options.family}"
+    )
     return RunRecord(
         family=options.family,
         objective=objective,
@@ -131,6 +150,7 @@ def check_resumable(options: TrainOptions, found: RunRecord) -> None:
         was |= {name: recorded.get(name) for name in getattr(options, group)}
     for name in ("augment", "tuning", "privacy"):
         asked[name], was[name] = getattr(options, name), getattr(found, name)
+    was["tuning"] = found.tuning and found.tuning.asked()
     asked["loading"], was["loading"] = options.loading, found.data.options
     for name, value in asked.items():
         if value is not None and _plain(value) != _plain(was[name]):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
-from aigc_rt.errors import AigcRtError, DataError, RunError, WriteError
-from aigc_rt.train import checkpoint, generators, record
+from aigc_rt.errors import AigcRtError, DataError, InputError, RunError, WriteError
+from aigc_rt.train import adapters, checkpoint, generators, record, tuning
 from aigc_rt.train import data as datasets
 from aigc_rt.train.data import Dataset
 from aigc_rt.train.data_options import DataOptions
@@ -21,23 +23,31 @@ from aigc_rt.train.generators.family import Family, TrainedGenerator, sample, tr
 from aigc_rt.train.loop import Trainer, Watcher, fit
 from aigc_rt.train.options import TrainOptions, check_resumable, new_run, objective_of
 from aigc_rt.train.quality import Judge
-from aigc_rt.train.record import RunRecord, Status
+from aigc_rt.train.record import CHECKPOINTS, RunRecord, Status
+from aigc_rt.train.settings import configured
+from aigc_rt.train.source import Source, opened
+from aigc_rt.train.stream import Shuffled
 from aigc_rt.train.watch import GRID, Bar, Curves, Saver
 from aigc_rt.train.workers import Workers
 
-CHECKPOINTS = "checkpoints"
 SAVES, GRIDS, POINTS = 10, 20, 400
 """Checkpoints, sample grids and points of a curve in a whole recipe."""
 ExportCheck = Callable[[TrainedGenerator], None]
+Adapter = Literal["merged", "live"]
 
 
-def train(options: TrainOptions, export_check: ExportCheck | None = None) -> RunRecord:
+def train(
+    options: TrainOptions,
+    export_check: ExportCheck | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> RunRecord:
     """Train a generator, and have it judged.
 
     Args:
         options: what is asked for.
         export_check: called with the untrained generator before a new run starts; what it raises ends the run
             before anything is written.
+        progress: is told what happens before and after the steps.
 
     Returns:
         The record as written to run.json.
@@ -51,43 +61,60 @@ def train(options: TrainOptions, export_check: ExportCheck | None = None) -> Run
         WriteError: the disk is full, or `out` cannot be written to.
         KeyboardInterrupt: after a checkpoint was saved.
     """
-    usual = objective_of(options)[1]
     before = _resumed(options) if options.resume else None
+    options, source = (options, None) if before else opened(options)
+    usual = objective_of(options)[1]
     if before is None:
         _refuse_used(options.out)
     workers = Workers.launched(options.device)
+    progress(f"loading {options.data}")
     data = datasets.load(options.data, options.loading or (before.data.options if before else DataOptions()))
     with _threads(options.recipe.get("threads") or (before.threads if before else usual.threads)):
-        run = _same(before, new_run(options, data, workers)) if before else new_run(options, data, workers)
+        run = _same(before, new_run(options, data, workers), options.out) if before else new_run(options, data, workers)
         with _buildable(data.shape):
-            family = create(run)
-            trainer = Trainer(family, data, run.recipe, run.seed, workers)
+            family = create(run, source)
+            stream = Shuffled(data, run.recipe, run.seed, workers, run.augment)
+            trainer = Trainer(family, data, run.recipe, run.seed, workers, stream)
         if before is None:
             run = run.but(steps=trainer.steps)
             if workers.first:
                 if export_check is not None:
+                    progress("checking that the generator can be exported")
                     export_check(_generator(options.out.name, run, family, trainer))
                 run.write(_made(options.out))
         else:
             _restore(trainer, options.out, run)
         workers.wait()
         run = _fit(options, run.but(step=trainer.step), family, trainer)
-        return _judged(options, run, family, trainer, data) if workers.first else run
+        if not workers.first:
+            return run
+        progress("judging the samples")
+        return _judged(options, run, family, trainer, data)
 
 
-def load_generator(run: Path) -> TrainedGenerator:
+def load_generator(run: Path, adapter: Adapter = "merged") -> TrainedGenerator:
     """The averaged generator of a run's newest checkpoint.
 
+    Args:
+        run: its folder.
+        adapter: "live" leaves the run's adapters beside the weights, see `adapters.live`.
+
     Raises:
-        RunError: no run, no checkpoint in it, or a damaged one.
+        RunError: no run, no checkpoint in it, or a damaged one; live adapters of a run without any.
     """
-    found, family, averages = restored(run)
-    quality = found.quality
-    return trained(family, averages, run.resolve().name, found.made(), quality)
+    found, family, averages = restored(run, merge=adapter == "merged")
+    if adapter == "live" and (found.tuning is None or found.tuning.rank is None):
+        raise RunError(f"export {run} with a live adapter", "it has none", "Train with --adapter-rank 8, say")
+    made = trained(family, averages, run.resolve().name, found.made(), found.quality)
+    return adapters.live(made) if adapter == "live" else made
 
 
-def restored(run: Path) -> tuple[RunRecord, Family, dict[str, nn.Module]]:
+def restored(run: Path, merge: bool = True) -> tuple[RunRecord, Family, dict[str, nn.Module]]:
     """A run's record as of its newest checkpoint, its family, and its averaged networks by role, on the CPU.
+
+    Args:
+        run: its folder.
+        merge: fold adapters into the weights.
 
     Raises:
         RunError: no run, no checkpoint in it, or a damaged one.
@@ -105,15 +132,22 @@ def restored(run: Path) -> tuple[RunRecord, Family, dict[str, nn.Module]]:
             network.load_state_dict(checkpoint.strip(saved.tensors, f"average.{role}."))
     except RuntimeError as error:
         raise RunError(f"load the generator of {path}", str(error), "Train again into another folder") from None
+    if merge:
+        averages = {role: adapters.merge(network) for role, network in averages.items()}
     quality = found.quality if found.step == saved.step else None
     return found.but(step=saved.step, quality=quality), family, averages
 
 
-def create(run: RunRecord) -> Family:
-    """The family's networks with the run's first weights."""
+def create(run: RunRecord, source: Source | None = None) -> Family:
+    """The family's networks with the run's first weights: fresh ones, or the source's; what is to be frozen is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed % (1 << 63))
-        return generators.create(run.family, run.data.spec, run.objective, run.settings)
+        family = generators.create(run.family, run.data.spec, run.objective, run.settings)
+        if source is not None:
+            source.into(family, run.data.spec)
+        if run.tuning is not None:
+            tuning.apply(family, run.tuning)
+        return family
 
 
 def _opened(run: Path) -> RunRecord:
@@ -121,6 +155,10 @@ def _opened(run: Path) -> RunRecord:
     found = record.read(run)
     if found.family not in generators.FAMILIES or found.objective not in generators.find(found.family).objectives:
         raise _edited(run, f"there is no family {found.family!r} with the objective {found.objective!r}")
+    try:
+        configured(generators.find(found.family).settings_type, found.settings, f"the family {found.family}")
+    except InputError as error:
+        raise _edited(run, error.found) from None
     return found
 
 
@@ -182,14 +220,16 @@ def _resumed(options: TrainOptions) -> RunRecord:
     return found
 
 
-def _same(before: RunRecord, asked: RunRecord) -> RunRecord:
+def _same(before: RunRecord, asked: RunRecord, out: Path) -> RunRecord:
     """The run as it was started, now that its data is known to be the same."""
-    if (before.data.sha256, before.data.shape) != (asked.data.sha256, asked.data.shape):
+    if before.data.sha256 != asked.data.sha256:
         raise RunError(
             f"resume with the data {asked.data.source}",
             f"it is not what the run was started with ({before.data.name}, SHA-256 {before.data.sha256[:12]}...)",
             f"Give --data {before.data.source} as it was, or train into another folder",
         )
+    if before.data.shape != asked.data.shape:
+        raise _edited(out, f"its images have the shape {before.data.shape}, the data's have {asked.data.shape}")
     now = {name: getattr(asked, name) for name in ("threads", "processes", "device", "versions", "commit")}
     return before.but(**now)
 
@@ -204,7 +244,8 @@ def _restore(trainer: Trainer, out: Path, run: RunRecord) -> None:
 
 
 def _generator(name: str, run: RunRecord, family: Family, trainer: Trainer) -> TrainedGenerator:
-    return trained(family, trainer.averages, name, run.made(), run.quality)
+    merged = {role: adapters.merge(copy.deepcopy(average)) for role, average in trainer.averages.items()}
+    return trained(family, merged, name, run.made(), run.quality)
 
 
 def _fit(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer) -> RunRecord:
@@ -224,7 +265,7 @@ def _fit(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer
         fit(trainer, stop, watchers)
     except KeyboardInterrupt:
         step = now(trainer.step, "interrupted").step
-        words = f"interrupted at step {step:,} of {run.steps:,}, which is saved"
+        words = f"at step {step:,} of {run.steps:,}, which is saved"
         raise KeyboardInterrupt(f"{words}; go on with the same command and --resume") from None
     except OSError as error:
         if isinstance(error, AigcRtError):

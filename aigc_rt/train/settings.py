@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
             return tuple(typed(one, item, where) for one, item in zip(kinds, value, strict=True))
     if origin is Literal and value in args:
         return value
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not so of NaN
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value

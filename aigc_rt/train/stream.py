@@ -10,10 +10,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from aigc_rt import noise
 from aigc_rt.errors import InputError
+from aigc_rt.train.augment import UNIFORMS, Augment, augment
 from aigc_rt.train.data import Dataset, permutation
-from aigc_rt.train.task import ORDER, Batch, Recipe, to_floats
+from aigc_rt.train.task import AUGMENT, ORDER, Batch, Recipe, to_floats
 from aigc_rt.train.workers import Workers
 
 
@@ -32,6 +35,8 @@ class Stream(Protocol):
 class Shuffled:
     """An endless order: a new permutation for every epoch, keyed by seed and epoch; a batch may span two epochs.
 
+    An image is changed (`augment`) anew each time that it is taken.
+
     Raises:
         InputError: the batch cannot be cut into equal parts.
     """
@@ -40,6 +45,7 @@ class Shuffled:
     recipe: Recipe
     seed: int
     workers: Workers
+    augment: Augment | None = None
     _orders: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -71,5 +77,31 @@ class Shuffled:
                 self._orders[epoch] = self.data.train[permutation(self.seed, epoch, size, ORDER)]
         places = [divmod(k, size) for k in range(first, first + count)]
         chosen = torch.tensor([self._orders[epoch][place] for epoch, place in places])
-        labels = None if self._labels is None else self._labels[chosen].to(self.workers.device)
-        return Batch(to_floats(self._images[chosen].to(self.workers.device)), labels, self.seed, first)
+        return load(self._images, self._labels, chosen, self.seed, first, self.augment, self.workers.device)
+
+
+def load(
+    images: Tensor,
+    labels: Tensor | None,
+    chosen: Tensor,
+    seed: int,
+    first: int,
+    spec: Augment | None,
+    device: torch.device,
+) -> Batch:
+    """The images of those indices as a batch whose first sample is number `first` of the run.
+
+    Args:
+        images: all of them, (N, C, H, W) uint8.
+        labels: (N,) int64, or None.
+        chosen: (B,) int64.
+        seed: of the run; with `first` it decides the random changes.
+        first: index of the first sample.
+        spec: random changes.
+        device: where to.
+    """
+    floats = to_floats(images[chosen].to(device))  # (B, C, H, W)
+    if spec is not None:
+        drawn = noise.uniform(seed, AUGMENT, first, len(chosen), (UNIFORMS,))
+        floats = augment(floats, torch.from_numpy(drawn).to(device), spec)
+    return Batch(floats, None if labels is None else labels[chosen].to(device), seed, first)

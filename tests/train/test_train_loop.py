@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from train_help import load_digits, one_thread  # noqa: F401
+from train_help import load_digits, make_gan, one_thread  # noqa: F401
 
 from aigc_rt.errors import RunError
 from aigc_rt.train import data
-from aigc_rt.train.generators.gan import Gan
 from aigc_rt.train.loop import Trainer, Watcher, fit, scale
 from aigc_rt.train.task import Batch, Loss, Recipe
 
@@ -25,7 +24,7 @@ RECIPE = Recipe(epochs=2, batch=32, lr=1e-3, betas=(0.5, 0.9))
 
 def trainer(digits: data.Dataset, seed: int = 0, objective: str = "r3gan") -> Trainer:
     torch.manual_seed(seed)
-    return Trainer(Gan.create(digits.shape, objective, {"widths": [16, 16]}), digits, RECIPE, seed)
+    return Trainer(make_gan(digits.shape, objective, {"widths": [16, 16]}), digits, RECIPE, seed)
 
 
 def same(one: Trainer, two: Trainer) -> bool:
@@ -77,7 +76,7 @@ def test_resuming_is_exact(cut: int, digits: data.Dataset) -> None:
 
 
 def test_restoring_another_network_is_refused(digits: data.Dataset) -> None:
-    wider = Trainer(Gan.create(digits.shape, "r3gan", {"widths": [16, 17]}), digits, RECIPE, 0)
+    wider = Trainer(make_gan(digits.shape, "r3gan", {"widths": [16, 17]}), digits, RECIPE, 0)
     with pytest.raises(RunError, match="its networks are others"):
         trainer(digits).restore(1, wider.tensors())
 
@@ -174,7 +173,7 @@ def test_fit_leaves_torchs_randomness_alone(digits: data.Dataset) -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    run = Trainer(Gan.create(digits.shape, "bce", {"widths": [4]}), digits, RECIPE, 0)
+    run = Trainer(make_gan(digits.shape, "bce", {"widths": [4]}), digits, RECIPE, 0)
     torch.manual_seed(1)
     fit(run, 2)
     assert torch.equal(torch.rand(3), expected)
@@ -196,10 +195,10 @@ def test_schedules() -> None:
 def test_the_rate_reaches_the_optimizers(digits: data.Dataset) -> None:
     torch.manual_seed(0)
     recipe = dataclasses.replace(RECIPE, schedule="cosine", final_lr=0.0, epochs=1, batch=809)
-    run = Trainer(Gan.create(digits.shape, "r3gan", {"widths": [4]}), digits, recipe, 0)
+    run = Trainer(make_gan(digits.shape, "r3gan", {"widths": [4]}), digits, recipe, 0)
     assert run.steps == 2
     rates = []
     for _ in range(2):
         run.advance()
-        rates.append([o.param_groups[0]["lr"] for o in run.optimizers.values()])
+        rates.append([u.optimizer.param_groups[0]["lr"] for u in run.updates.values() if u.optimizer])
     assert rates == [[1e-3, 1e-3], pytest.approx([5e-4, 5e-4])]

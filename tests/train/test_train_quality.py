@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from train_help import load_digits, one_thread  # noqa: F401
+from train_help import load_digits, make_gan, one_thread  # noqa: F401
 
 from aigc_rt.errors import DataError, WriteError
 from aigc_rt.train import classifier, data, quality
-from aigc_rt.train.generators.gan import Gan
 from aigc_rt.train.loop import Trainer
 from aigc_rt.train.quality import Judge
 
@@ -131,7 +130,7 @@ def test_one_training_image_is_too_few_to_judge(
 
 
 def test_a_distance_that_is_no_number(judge: Judge, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    gan = Gan.create(digits.shape, "r3gan")
+    gan = make_gan(digits.shape, "r3gan")
     for distance in (float("nan"), 0.0):
         monkeypatch.setattr(Judge, "frechet", lambda *_, found=distance: found)
         with pytest.raises(DataError, match="the distances are"):

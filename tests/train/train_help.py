@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 import torch
 
 from aigc_rt.train import data
+from aigc_rt.train.generators.family import DataSpec
+from aigc_rt.train.generators.gan import Gan, Settings
+from aigc_rt.train.settings import configured
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -22,3 +26,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module", name="digits")
 def load_digits() -> data.Dataset:
     return data.load("digits")
+
+
+def make_gan(shape: tuple[int, int, int], objective: str, settings: Mapping[str, Any] | None = None) -> Gan:
+    """A GAN with fresh weights from torch's generator."""
+    return Gan(DataSpec(shape), objective, configured(Settings, settings or {}, "the family gan"))
