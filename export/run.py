@@ -19,7 +19,7 @@ from aigc_rt.train import data as datasets
 from aigc_rt.train import record
 from aigc_rt.train.generators.family import TrainedGenerator
 from aigc_rt.train.quality import Judge
-from aigc_rt.train.run import load_generator
+from aigc_rt.train.run import Adapter, load_generator
 
 JUDGED_SAMPLES = 1000
 JUDGED_SEED = 1
@@ -34,6 +34,7 @@ def export_run(
     name: str | None = None,
     force: bool = False,
     quality: bool = True,
+    adapter: Adapter = "merged",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Export the averaged generator of a run's newest checkpoint.
@@ -42,13 +43,14 @@ def export_run(
         run: a folder that `aigc-rt train` wrote.
         out, precisions, engines, name, force, progress: see `export`.
         quality: where the run was judged, have the same judge measure every ONNX variant too.
+        adapter: "live" keeps the adapters of a fine-tuned run apart, their strength a condition of `generate`.
 
     Raises:
-        RunError: no run, or no checkpoint in it.
+        RunError: no run, no checkpoint in it, or no adapters to keep apart.
         DataError: the run's data is not there any more, or changed; only with `quality`.
         Others: as `export`.
     """
-    trained = load_generator(run)
+    trained = load_generator(run, adapter)
     judge = _judge(run) if quality and trained.quality is not None else None
     made = {"training": trained.made, "training_quality": trained.quality}
     return export(
@@ -102,7 +104,8 @@ def _judge(run: Path) -> Judging:
     def measure(generator: Generator) -> dict[str, Json]:
         program = generator.bundle.manifest.program
         assert isinstance(program, Feedforward)
-        conditions: dict[str, Any] = {name: sweep(c, JUDGED_SAMPLES) for name, c in program.conditions.items()}
+        swept = {name: c for name, c in program.conditions.items() if c.default is None}
+        conditions: dict[str, Any] = {name: sweep(c, JUDGED_SAMPLES) for name, c in swept.items()}
         images = generator.generate(JUDGED_SAMPLES, seed=JUDGED_SEED, **conditions).array
         return {"seed": JUDGED_SEED, **judge.measure(images, reference)}
 
