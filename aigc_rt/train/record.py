@@ -27,6 +27,7 @@ from aigc_rt.train.task import Recipe
 from aigc_rt.train.tuning import Tuning
 
 FILE = "run.json"
+CHECKPOINTS = "checkpoints"
 FORMAT, SCHEMA = "aigc-rt-run", 1
 THREADS = 1024
 """torch dies of more."""
