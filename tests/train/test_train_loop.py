@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from train_help import load_digits, make_gan, one_thread  # noqa: F401
 
-from aigc_rt.errors import RunError
+from aigc_rt.errors import InputError, RunError
 from aigc_rt.train import data
 from aigc_rt.train.loop import Trainer, Watcher, fit, scale
 from aigc_rt.train.task import Batch, Loss, Recipe
@@ -202,3 +203,98 @@ def test_the_rate_reaches_the_optimizers(digits: data.Dataset) -> None:
         run.advance()
         rates.append([u.optimizer.param_groups[0]["lr"] for u in run.updates.values() if u.optimizer])
     assert rates == [[1e-3, 1e-3], pytest.approx([5e-4, 5e-4])]
+
+
+def losses_of(digits: data.Dataset, steps: int = 3, objective: str = "bce", **changes: Any) -> list[dict[str, float]]:
+    torch.manual_seed(0)
+    recipe = dataclasses.replace(RECIPE, **changes)
+    run = Trainer(make_gan(digits.shape, objective, {"widths": [16]}), digits, recipe, 0)
+    return [run.advance() for _ in range(steps)]
+
+
+@pytest.mark.parametrize("objective", ["r3gan", "bce"])
+def test_an_accumulated_step_is_the_step(objective: str, digits: data.Dataset) -> None:
+    whole, parts = (losses_of(digits, objective=objective, accumulate=count) for count in (1, 4))
+    for one, other in zip(whole, parts, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"optimizer": "adafactor"},
+        {"optimizer": "sgd"},
+        {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.1},
+        {"clip": 0.01, "optimizer": "sgd"},
+        {"autocast": "bf16"},
+        {"accumulate": 2, "warmup_steps": 3},
+    ],
+    ids=str,
+)
+def test_every_optimizer_trains_and_resumes_exactly(changes: dict[str, Any], digits: data.Dataset) -> None:
+    recipe = dataclasses.replace(RECIPE, **changes)
+
+    def new() -> Trainer:
+        torch.manual_seed(0)
+        return Trainer(make_gan(digits.shape, "bce", {"widths": [16]}), digits, recipe, 0)
+
+    whole, first, second = new(), new(), new()
+    fit(whole, 6)
+    fit(first, 3)
+    second.restore(3, {name: value.clone() for name, value in first.tensors().items()})
+    fit(second, 6)
+    assert same(whole, second)
+    assert not torch.equal(whole.tensors()["network.generator.layers.0.weight"],
+                           new().tensors()["network.generator.layers.0.weight"])  # fmt: skip
+
+
+def test_each_setting_matters(digits: data.Dataset) -> None:
+    plain = losses_of(digits, optimizer="sgd")[-1]
+    for changes in ({"momentum": 0.9}, {"weight_decay": 1.0}, {"clip": 0.01}, {"autocast": "bf16"}, {"lr": 0.1}):
+        assert losses_of(digits, **{"optimizer": "sgd", **changes})[-1] != plain, changes
+
+
+def test_clipping_bounds_the_step(digits: data.Dataset) -> None:
+    recipe = dataclasses.replace(RECIPE, optimizer="sgd", clip=0.5, lr=1.0)
+    run = Trainer(make_gan(digits.shape, "bce", {"widths": [16]}), digits, recipe, 0)
+    before = {role: [p.clone() for p in net.parameters()] for role, net in run.networks.items()}
+    run.advance()
+    for role, net in run.networks.items():
+        moved = sum(float((a - b.detach()).square().sum()) for a, b in zip(before[role], net.parameters(), strict=True))
+        assert 0 < moved <= 0.5**2 * 1.001
+
+
+def test_half_precision_needs_a_gpu(digits: data.Dataset) -> None:
+    with pytest.raises(InputError, match="fp16 training needs a GPU"):
+        losses_of(digits, autocast="fp16")
+
+
+def test_frozen_weights_stay(digits: data.Dataset) -> None:
+    gan = make_gan(digits.shape, "bce", {"widths": [16]})
+    gan.discriminator.requires_grad_(False)
+    gan.generator.layers[0].requires_grad_(False)
+    run = Trainer(gan, digits, RECIPE, 0)
+    before = {name: value.clone() for name, value in run.tensors().items()}
+    run.advance()
+    moved = {name for name, value in run.tensors().items() if name in before and not torch.equal(value, before[name])}
+    assert moved == {
+        f"{kind}.generator.layers.2.{what}" for kind in ("network", "average") for what in ("weight", "bias")
+    }
+
+
+def test_statistics_are_averaged_with_the_weights(digits: data.Dataset) -> None:
+    gan = make_gan(digits.shape, "bce", {"widths": [16]})
+    gan.generator.layers.insert(1, nn.BatchNorm1d(16))
+    run = Trainer(gan, digits, RECIPE, 0)
+    run.advance()
+    found = run.tensors()
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(found[f"average.generator.layers.1.{name}"], found[f"network.generator.layers.1.{name}"])
+    assert found["average.generator.layers.1.num_batches_tracked"] == 1
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_alike(digits: data.Dataset) -> None:
+    for one, other in zip(losses_of(digits), losses_of(digits, compile=True), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
