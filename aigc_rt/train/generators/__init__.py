@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from aigc_rt.errors import RunError
+from aigc_rt.train.generators.cgan import Cgan
+from aigc_rt.train.generators.dcgan import Dcgan
 from aigc_rt.train.generators.family import DataSpec, Family
 from aigc_rt.train.generators.gan import Gan
 from aigc_rt.train.settings import configured
 
-FAMILIES: dict[str, type[Family]] = {"gan": Gan}
+FAMILIES: dict[str, type[Family]] = {
+    "gan": Gan,
+    "dcgan": Dcgan,
+    "cgan": Cgan,
+}
 
 
 def find(name: str) -> type[Family]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aigc_rt.manifest import Feedforward, Media, Noise
+from aigc_rt.train.generators.adversarial import relativistic, taken_for_real, told_apart
 from aigc_rt.train.generators.family import DataSpec
 from aigc_rt.train.settings import between
 from aigc_rt.train.task import Batch, Loss, Recipe
@@ -134,11 +135,9 @@ class Gan:
         """Binary cross-entropy; the generator's loss is the non-saturating one."""
         made = self.generator(batch.normal((self.settings.latent,)))  # (B, C, H, W)
         real, fake = self.discriminator(batch.images), self.discriminator(made.detach())  # (B,), (B,)
-        one, zero = torch.full_like(real, self.settings.real_label), torch.zeros_like(fake)
-        told = F.binary_cross_entropy_with_logits(real, one) + F.binary_cross_entropy_with_logits(fake, zero)
+        told = told_apart(real, fake, self.settings.real_label)
         yield Loss("discriminator", told, {"real": real.sigmoid().mean(), "made": fake.sigmoid().mean()})
-        taken = self.discriminator(made)  # by the discriminator that has just learned
-        yield Loss("generator", F.binary_cross_entropy_with_logits(taken, torch.ones_like(taken)))
+        yield Loss("generator", taken_for_real(self.discriminator(made)))  # it has just learned
 
     def r3gan(self, batch: Batch) -> Iterator[Loss]:
         """Relativistic pairing loss with R1 and R2."""
@@ -147,8 +146,8 @@ class Gan:
         both = torch.cat([batch.images, made.detach()])  # (2 B, C, H, W)
         logits, slopes = self.discriminator.with_slopes(both)  # (2 B,), (2 B, C * H * W)
         penalty = slopes.square().sum() / count  # R1 + R2
-        told = F.softplus(logits[count:] - logits[:count]).mean()
+        told = relativistic(logits[:count], logits[count:])
         yield Loss("discriminator", told + self.settings.penalty * penalty, {"penalty": penalty})
         with torch.no_grad():
             real = self.discriminator(batch.images)
-        yield Loss("generator", F.softplus(real - self.discriminator(made)).mean())
+        yield Loss("generator", relativistic(self.discriminator(made), real))
