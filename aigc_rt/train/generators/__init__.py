@@ -7,15 +7,21 @@ from typing import Any
 
 from aigc_rt.errors import RunError
 from aigc_rt.train.generators.cgan import Cgan
+from aigc_rt.train.generators.cvae import Cvae
 from aigc_rt.train.generators.dcgan import Dcgan
 from aigc_rt.train.generators.family import DataSpec, Family
 from aigc_rt.train.generators.gan import Gan
+from aigc_rt.train.generators.vae import Vae
+from aigc_rt.train.generators.vaegan import VaeGan
 from aigc_rt.train.settings import configured
 
 FAMILIES: dict[str, type[Family]] = {
     "gan": Gan,
     "dcgan": Dcgan,
     "cgan": Cgan,
+    "vae": Vae,
+    "cvae": Cvae,
+    "vaegan": VaeGan,
 }
 
 
