@@ -62,9 +62,10 @@ def check(source: Path, project: str | None) -> Policy | None:
     Raises:
         AccessDenied: a policy does not allow it or cannot be read, or the audit log cannot be written.
     """
+    asked = Path(os.path.abspath(source))  # noqa: PTH100 - a link counts where it stands, too
     source = source.resolve()
-    folder = source if source.is_dir() else source.parent
-    above = [place / FILE for place in (folder, *folder.parents) if _is_there(place / FILE)]
+    chain = [source, *source.parents, asked, *asked.parents]
+    above = [place / FILE for place in dict.fromkeys(chain) if _is_there(place / FILE)]
     below = list(_below(source)) if source.is_dir() else []
     policies = []
     for file in [*above, *below]:

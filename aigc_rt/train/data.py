@@ -141,10 +141,11 @@ def _from_path(path: Path, options: DataOptions) -> tuple[str, Raw]:
         raw = idx.read(path)
     else:
         raw = folders.read(path, options.size)
+    name = path.resolve().name if path.is_dir() else path.stem
     if policy is None:
-        return path.resolve().stem if path.is_file() else path.resolve().name, raw
+        return name, raw
     raw = dataclasses.replace(raw, origin=policy.origin or raw.origin, licence=policy.licence or raw.licence)
-    return policy.name or path.resolve().stem, raw
+    return policy.name or name, raw
 
 
 def _dataset(name: str, raw: Raw, options: DataOptions) -> Dataset:

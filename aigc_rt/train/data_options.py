@@ -53,7 +53,8 @@ class DataOptions:
             raise _wrong("colour", self.colour, f"Give {', '.join(get_args(Colour))}")
         if self.project is not None and not (isinstance(self.project, str) and self.project.strip()):
             raise _wrong("project", self.project, "Give the project's name")
-        noise.check(self.split_seed, 0, 0, 1)
+        if not (_whole(self.split_seed) and 0 <= self.split_seed < noise.WORD_LIMIT):
+            raise _wrong("split_seed", self.split_seed, "Give a whole number, 0 to 2**64 - 1")
 
 
 def _whole(value: object) -> bool:

@@ -148,9 +148,13 @@ def test_neither_a_folder_inside_nor_one_around_gets_past_it(folder: Path, log: 
     (folder.parent / "shortcut").symlink_to(folder / "dog")
     with pytest.raises(AccessDenied, match="Dogs"):
         data.load(folder.parent / "shortcut", A)
-    assert len(entries(log)) == 3
-    assert data.load(folder, DataOptions(project="project-b")).origin == f"folder {folder}"
+    (folder / "dog" / "door").symlink_to(folder / "cat")
+    with pytest.raises(AccessDenied, match="Dogs"):
+        data.load(folder / "dog" / "door", A)
+    assert len(data.load(folder / "dog" / ".." / "cat", A).images) == 4
     assert len(entries(log)) == 4
+    assert data.load(folder, DataOptions(project="project-b")).origin == f"folder {folder}"
+    assert len(entries(log)) == 5
 
 
 def test_an_npz_file_is_under_its_folders_policy(tmp_path: Path, log: Path) -> None:
