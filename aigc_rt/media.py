@@ -17,6 +17,7 @@ from aigc_rt.errors import ExecutionError, InputError
 from aigc_rt.files import write_whole
 from aigc_rt.manifest import Media
 
+GRID_WIDTH = 500
 Floats = NDArray[np.floating[Any]]
 
 
@@ -78,6 +79,16 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, margin: int = 2)
     return sheet
 
 
+def enlarge(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """(H, W, C) with each pixel drawn scale x scale: the nearest neighbour, nothing is blurred."""
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def grid_scale(images: NDArray[np.uint8]) -> int:
+    """The smallest scale that draws their grid GRID_WIDTH pixels wide or more; 1 for a single image."""
+    return -(-GRID_WIDTH // grid(images[:, :1]).shape[1]) if len(images) > 1 else 1
+
+
 def png(image: NDArray[np.uint8]) -> bytes:
     """A PNG file (W3C PNG Third Edition, 8 bits a channel) of (H, W, C) with C 1, 2, 3 or 4.
 
@@ -110,10 +121,10 @@ def wav(sound: NDArray[np.float32], sample_rate_hz: int) -> bytes:
     return data.getvalue()
 
 
-def save(path: str | os.PathLike[str], samples: NDArray[Any], media: Media) -> None:
+def save(path: str | os.PathLike[str], samples: NDArray[Any], media: Media, *, scale: int = 1) -> None:
     """Write samples: .npy any, .png images (a grid when there are several), .wav sounds (one after another).
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. `scale` draws each pixel of a .png scale x scale.
 
     Raises:
         InputError: the ending does not fit the media.
@@ -122,7 +133,7 @@ def save(path: str | os.PathLike[str], samples: NDArray[Any], media: Media) -> N
     target = Path(path)
     kind = (media.kind, target.suffix.lower())
     if kind == ("image", ".png"):
-        data = png(samples[0] if len(samples) == 1 else grid(samples))
+        data = png(enlarge(samples[0] if len(samples) == 1 else grid(samples), scale))
     elif kind == ("audio", ".wav"):
         data = wav(samples.reshape(-1, samples.shape[2]), media.sample_rate_hz or 0)
     elif kind[1] == ".npy":

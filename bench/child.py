@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from aigc_rt.bench import machine
-from aigc_rt.bench.peers.base import Job, Peer
+from aigc_rt.bench.peers.base import Job, Peer, WrongAnswer
 from aigc_rt.errors import MissingDependency, PlanError
 from aigc_rt.plan import available_threads
 from aigc_rt.timing import measure_block
@@ -47,6 +47,8 @@ def main() -> int:
             reply["settle_s"] = settle()
         except (PlanError, MissingDependency, ImportError) as error:
             reply = {"missing": getattr(error, "found", None) or f"it cannot be imported: {error}"}
+        except WrongAnswer as error:
+            reply = {"wrong": str(error)}
         except Exception as error:  # whatever an engine raises is what its row says
             traceback.print_exc()
             reply = {"failed": f"{type(error).__name__}: {error}"}

@@ -25,8 +25,10 @@ class BenchOptions:
         peers: names of `aigc_rt.bench.peers.PEERS`, or `package.module:Class` for a Peer of your own.
         batches: samples a call.
         seconds: shortest block, in seconds; below 0.25 the result says that it is too short.
-        blocks: blocks of every peer and batch that return images; ratios get their interval from them.
-        engine_blocks: blocks that only run the engine, without noise and without post-processing; 0 for none.
+        blocks: blocks of every peer and batch; medians and ratios get their interval from them, so that fewer than 5
+            say little.
+        engine: beside each block that makes images, one that only runs the engine, without noise and without
+            post-processing.
         rewarm_s: seconds of calls thrown away before every block.
         threads: for every peer; None is the cores this process may use.
         baseline: the peer that ratios are against, and that runs twice as the A/A control; on another device its
@@ -42,7 +44,7 @@ class BenchOptions:
     batches: tuple[int, ...] = (1, 8, 64)
     seconds: float = 0.25
     blocks: int = 5
-    engine_blocks: int = 2
+    engine: bool = True
     rewarm_s: float = 0.03
     threads: int | None = None
     baseline: str | None = None
@@ -66,15 +68,15 @@ class BenchOptions:
         for name, value, least in (
             ("seconds", self.seconds, 0.001),
             ("blocks", self.blocks, 1),
-            ("engine_blocks", self.engine_blocks, 0),
             ("rewarm_s", self.rewarm_s, 0),
             ("threads", 1 if self.threads is None else self.threads, 1),
             ("seed", self.seed, 0),
             ("limit_s", self.limit_s, 0.001),
         ):
-            if not value >= least:
-                raise InputError(f"{name}={value}", f"it must be {least} or more", "Give a larger number")
-        if self.engine_blocks > self.blocks:
+            if not least <= value < float("inf"):  # NaN is in no range
+                raise InputError(f"{name}={value}", f"it must be a number, {least} or more", "Give another")
+        if (visit_s := 2 * (self.seconds + self.rewarm_s)) > self.limit_s:
             raise InputError(
-                f"engine_blocks={self.engine_blocks}", f"there are {self.blocks} blocks", "Give at most as many"
-            )
+                f"blocks of {self.seconds:g} s", f"two take {visit_s:g} s, the limit of a step is {self.limit_s:g} s",
+                "Give a smaller number of seconds, or a larger limit_s",
+            )  # fmt: skip

@@ -1,17 +1,18 @@
 """The result on disk: one JSON document, whose rows can be computed again from its samples.
 
-Schema 1. Times are nanoseconds in `samples` and milliseconds in `rows`.
+Version 2. Times are nanoseconds in `samples` and milliseconds in `rows`.
 
-    schema, version      "aigc-rt-bench", 1
+    schema, version      "aigc-rt-bench", 2
     made_utc             when it was measured
     bundle               name, digest, parameters
     machine, libraries   what it was measured on; `source` is the checkout's commit and dirty flag, or null
     options, threads     what was asked for, and the threads that every peer had
     baselines            by device: the peer that ratios are against, and why if it is not the one asked for or, when
-                         none was asked for, not torch-eager
+                         none was asked for, not torch-eager; no entry where nothing could be measured
     peers                by peer: status (ok, missing, wrong, failed), reason, facts, prepare_s by batch, agreement of
                          its images with the reference's, batches that did not work (broken)
-    rows                 by peer, what (images, engine) and batch: latency, throughput, ratio to the baseline
+    rows                 by peer, what (images, engine) and batch: the median call with its 95% interval, p90 and p99,
+                         batch / median, the ratio to the baseline, and why it is unstable, or null
     controls             the A/A ratios
     doubts               sentences
     samples              by peer, what, batch and round: `ns` of every call, `others` (share of the cores' time that
@@ -25,11 +26,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aigc_rt.errors import BenchError, InputError, WriteError
+from aigc_rt.errors import BenchError
 from aigc_rt.files import write_whole
 
 SCHEMA = "aigc-rt-bench"
-VERSION = 1
+VERSION = 2
 KEYS = frozenset(
     {
         "schema", "version", "made_utc", "bundle", "machine", "libraries", "source", "options", "threads", "baselines",
@@ -73,22 +74,6 @@ def write(document: Document, path: str | os.PathLike[str]) -> None:
         WriteError: the disk is full, or the place cannot be written to; what was there is untouched.
     """
     write_whole(Path(path), dumps(document).encode())
-
-
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Refuse a file that could not be written, before minutes are spent on what goes into it.
-
-    Raises:
-        InputError: its folder is not there, or it is a folder itself.
-        WriteError: the folder does not let this user write.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"write {path}", "it is a folder", "Name a file")
-    if not path.parent.is_dir():
-        raise InputError(f"write {path}", f"there is no folder {path.parent}", "Make it, or choose another place")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise WriteError(f"write {path}", f"{path.parent} does not let you write", "Choose another place")
 
 
 def dumps(document: Document) -> str:

@@ -14,9 +14,15 @@ from aigc_rt.bench.options import BenchOptions
 Json = dict[str, Any]
 Blocks = dict[int, list[int]]
 """Nanoseconds of every call, by round."""
-NOTHING: Json = dict.fromkeys(("blocks", "calls", "median_ms", "p90_ms", "p99_ms", "images_per_s", "spread", "speedup"))
+NOTHING: Json = dict.fromkeys(
+    ("blocks", "calls", "median_ms", "low_ms", "high_ms", "p90_ms", "p99_ms", "images_per_s", "spread", "speedup",
+     "unstable")
+)  # fmt: skip
 
 SHORTEST_BLOCK_S = 0.25
+FEWEST_BLOCKS = 5
+LARGEST_SPAN = 3.0
+LARGEST_CONTROL = 1.05
 LARGEST_SPREAD = 0.25
 LARGEST_OTHERS = 0.1
 FEWEST_CALLS_FOR_P99 = 100
@@ -30,12 +36,12 @@ def summarise(
     for sample in samples:
         measured.setdefault((sample["peer"], sample["what"], sample["batch"]), {})[sample["round"]] = sample["ns"]
     rows: list[Json] = []
-    controls: list[Json] = []
+    controls = [c for p in peers if p["control_of"] is not None for c in _controls(p, measured, options)]
     for peer in peers:
         if peer["control_of"] is None:
             rows += _rows(peer, measured, baselines, options)
-        else:
-            controls += _controls(peer, measured, options)
+    for row in rows:
+        row["unstable"] = _unstable(row, controls) if row["status"] == "ok" else None
     doubts = _doubts(rows, controls, samples, options)
     if options.baseline is not None:
         doubts += replaced(baselines)
@@ -46,7 +52,9 @@ def summarise(
 
 def replaced(baselines: Mapping[str, Json]) -> list[str]:
     """A sentence for every device whose ratios are not to the first choice."""
-    return [f"Ratios on {d} are to {b['peer']}: {b['reason']}." for d, b in baselines.items() if b["reason"]]
+    return [
+        f"Ratios on {d} are to {b['peer']}: {b['reason'].rstrip('.')}." for d, b in baselines.items() if b["reason"]
+    ]
 
 
 def _rows(
@@ -57,8 +65,8 @@ def _rows(
     if peer["status"] != "ok":
         return [{**head, "what": None, "batch": None, "status": peer["status"], "reason": peer["reason"], **NOTHING}]
     rows = []
-    baseline = baselines[peer["device"]]["peer"]
-    for what in ("images", "engine") if options.engine_blocks else ("images",):
+    baseline = baselines[peer["device"]]["peer"] if peer["device"] in baselines else None
+    for what in ("images", "engine") if options.engine else ("images",):
         for batch in options.batches:
             row = {**head, "what": what, "batch": batch}
             if broken := peer["broken"].get(str(batch)):
@@ -67,23 +75,46 @@ def _rows(
             blocks = measured[peer["peer"], what, batch]
             against = measured.get((baseline, what, batch))
             speedup = {"against": baseline, **_speedup(against, blocks, options.seed)} if against else None
-            rows.append({**row, "status": "ok", "reason": None, **_numbers(blocks, batch), "speedup": speedup})
+            rows.append(
+                {**row, "status": "ok", "reason": None, **_numbers(blocks, batch, options.seed), "speedup": speedup}
+            )
     return rows
 
 
-def _numbers(blocks: Blocks, batch: int) -> Json:
-    """Percentiles over all calls; images/s is images over the time of all calls, the slow ones included."""
-    calls = np.concatenate([np.asarray(block) for block in blocks.values()])
-    median, p90, p99 = (ns / 1e6 for ns in timing.percentiles(calls))
+def _numbers(blocks: Blocks, batch: int, seed: int) -> Json:
+    """The median of the blocks' medians with its 95% interval; the slow calls are in p90 and p99."""
+    calls = list(blocks.values())
+    median = timing.bootstrap_median(timing.block_medians(calls) / 1e6, seed=seed)
+    p90, p99 = (ns / 1e6 for ns in timing.block_percentiles(calls, (90, 99)))
     return {
         "blocks": len(blocks),
-        "calls": len(calls),
-        "median_ms": median,
+        "calls": sum(map(len, calls)),
+        "median_ms": median.median,
+        "low_ms": median.low,
+        "high_ms": median.high,
         "p90_ms": p90,
         "p99_ms": p99,
-        "images_per_s": float(batch * len(calls) / (calls.sum() / 1e9)),
-        "spread": timing.spread(list(blocks.values())),
+        "images_per_s": batch / (median.median / 1e3),
+        "spread": timing.spread(calls),
     }
+
+
+def _unstable(row: Json, controls: Sequence[Json]) -> str | None:
+    """Why a row's numbers are not to be quoted, in words; None when nothing speaks against it.
+
+    The A/A control counts once its whole interval lies more than 5% from 1: two processes of one program often differ
+    by less, with an interval that leaves 1 out.
+    """
+    for number, low, high in (("median", "low_ms", "high_ms"), ("ratio", "low", "high")):
+        ends = row if number == "median" else row["speedup"]
+        if ends and (span := timing.Interval(0.0, ends[low], ends[high]).span()) > LARGEST_SPAN:
+            return f"its {number}'s interval spans {span:.1f}x"
+    for control in controls:
+        low, high = control["low"] or 1.0, control["high"] or 1.0
+        here = (control["device"], control["batch"]) == (row["device"], row["batch"])
+        if here and (low > LARGEST_CONTROL or high < 1 / LARGEST_CONTROL):
+            return f"{control['peer']} against itself came out as {control['median']:.2f}x"
+    return None
 
 
 def _speedup(baseline: Blocks, blocks: Blocks, seed: int) -> Json:
@@ -112,6 +143,8 @@ def _doubts(
     doubts = []
     if options.seconds < SHORTEST_BLOCK_S:
         doubts.append(f"Blocks of {options.seconds:g} s are too short; {SHORTEST_BLOCK_S:g} s is the least to trust.")
+    if options.blocks < FEWEST_BLOCKS:
+        doubts.append(f"Intervals rest on {options.blocks} blocks; {FEWEST_BLOCKS} are the fewest to trust.")
     shares = [sample["others"] for sample in samples if sample["others"] is not None]
     if shares and (share := float(np.mean(shares))) > LARGEST_OTHERS:
         doubts.append(f"Other programs took {share:.0%} of the cores' time while this was measured.")
@@ -123,6 +156,12 @@ def _doubts(
                 f"({interval.low:.3f} to {interval.high:.3f}): a difference of that size means nothing here."
             )
     measured = [row for row in rows if row["status"] == "ok"]
+    if shaky := [row for row in measured if row["unstable"]]:
+        worst = max(shaky, key=lambda row: row["spread"])
+        doubts.append(
+            f"Unstable, not to be quoted: {len(shaky)} of {len(measured)} rows, {worst['peer']}, batch "
+            f"{worst['batch']}, {worst['what']} among them ({worst['unstable']}). Measure again on a quiet machine."
+        )
     if alone := [row for row in measured if row["speedup"] is None]:
         doubts.append(f"There is no ratio in {len(alone)} of {len(measured)} rows: their baseline was not measured.")
     if wide := [row for row in measured if row["spread"] > LARGEST_SPREAD]:

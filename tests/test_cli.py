@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,9 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
-COMMAND = [sys.executable, "-c", "from aigc_rt.cli import main; main()"]
+from aigc_rt import cli
+from aigc_rt.command import ends_well
+
+COMMAND = [sys.executable, "-m", "aigc_rt"]
+
+
+SUBCOMMANDS = ("train", "export", "inspect", "verify", "plan", "generate", "bench")
 
 
 def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -41,9 +50,33 @@ def test_generate_writes_a_grid_that_a_seed_repeats(bundle: Path, tmp_path: Path
     assert done.returncode == 0
     assert one.read_bytes() == two.read_bytes()
     with Image.open(one) as image:
-        assert image.size == (3 * (5 + 2) + 2, 3 * (4 + 2) + 2)
+        assert image.size == (22 * (3 * (5 + 2) + 2), 22 * (3 * (4 + 2) + 2))  # 506 pixels wide, 23 would do at 484
     document = json.loads(done.stdout.splitlines()[-1])
+    assert (document["seed"], document["scale"]) == (7, 22)
     assert document["plan"]["chosen"][0]["backend"] == "onnxruntime"
+
+
+def test_generate_draws_pixels_as_large_as_asked_and_says_what_it_did(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "one.png"
+    for arguments, size in (
+        (("-n", 1), (5, 4)),
+        (("-n", 1, "--scale", 3), (15, 12)),
+        (("-n", 4, "--scale", 1), (16, 14)),
+    ):
+        done = run("generate", bundle, *arguments, "--out", out)
+        assert done.returncode == 0, done.stderr
+        with Image.open(out) as image:
+            assert image.size == size
+    assert done.stdout == f"{out}: 4 samples of seed 0, made by onnxruntime with fp32 on cpu\n"
+
+
+def test_generate_from_a_graph_without_a_program_says_what_to_call(bundle: Path, tmp_path: Path) -> None:
+    from aigc_rt.bundle import Bundle, write_manifest
+    from aigc_rt.manifest import Tensor
+
+    manifest = Bundle(bundle).manifest
+    write_manifest(bundle, dataclasses.replace(manifest, program=Tensor(manifest.program.graph)))
+    fails(1, "generate", bundle, "--out", tmp_path / "x.png", says="Call it from Python: aigc_rt.load(...).run(inputs)")
 
 
 def test_generate_takes_conditions(labelled: Path, tmp_path: Path) -> None:
@@ -71,8 +104,6 @@ def test_verify_answers_with_its_exit_code(bundle: Path) -> None:
 
 def test_verify_finds_a_variant_that_answers_otherwise(bundle: Path, tmp_path: Path) -> None:
     """A bundle whose hashes are right and whose weights are others: only the recorded answer tells."""
-    import dataclasses
-
     import toy
 
     from aigc_rt.bundle import Bundle, write_manifest
@@ -118,11 +149,21 @@ def test_inspect_and_plan_show_the_same_to_people_and_programs(bundle: Path) -> 
         (("bench", "BUNDLE", "--batches", "one"), "whole numbers"),
         (("bench", "BUNDLE", "--peers", "magic"), "known peers"),
         (("bench", "BUNDLE", "--plot", "x.nonsense"), ".png"),
+        (("bench", "BUNDLE", "--seconds", "inf"), "it must be a number"),
+        (("bench", "BUNDLE", "--seconds", "nan"), "greater than or equal to"),
+        (("bench", "BUNDLE", "--seconds", "1e9"), "the limit of a step"),
+        (("bench", "BUNDLE", "--from", "x.json"), "leave out bundle"),
+        (("bench", "--from", "x.json", "--blocks", "3"), "leave out blocks"),
+        (("bench",), "give a BUNDLE"),
+        (("generate", "BUNDLE", "--out", "no-such-folder/x.png"), "there is no folder no-such-folder. Make the folder"),
+        (("generate", "BUNDLE", "--out", "x.png", "--scale", "0"), "greater than or equal to"),
         (("frobnicate",), "No such command"),
     ],
 )
 def test_arguments_that_cannot_be_right_end_with_2(arguments: tuple[str, ...], says: str) -> None:
-    fails(2, *arguments, says=says)
+    done = CliRunner().invoke(cli.application(), arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert says in " ".join(done.stderr.split())
 
 
 def test_what_is_not_there_ends_with_1(bundle: Path, tmp_path: Path) -> None:
@@ -130,7 +171,6 @@ def test_what_is_not_there_ends_with_1(bundle: Path, tmp_path: Path) -> None:
     fails(1, "inspect", tmp_path, says="without manifest.json")
     fails(1, "generate", bundle, "--out", tmp_path / "x.png", "--device", "cuda", says="CUDA")
     fails(1, "generate", bundle, "--out", tmp_path / "x.png", "--backend", "tensorrt", says="tensorrt")
-    fails(1, "generate", bundle, "--out", tmp_path / "none" / "x.png", says="No such file")
     fails(1, "generate", bundle, "--out", tmp_path / "x.jpg", says=".png or .npy")
     fails(1, "export", tmp_path / "none", "--out", tmp_path / "out", says="there is nothing")
     fails(1, "export", "no.module:factory", "--out", tmp_path / "out", says="No module named")
@@ -154,8 +194,6 @@ def test_a_damaged_bundle_ends_with_1(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_a_graph_that_is_not_onnx_ends_with_1(tmp_path: Path) -> None:
-    import dataclasses
-
     import toy
 
     from aigc_rt.bundle import Bundle, hash_files, write_manifest
@@ -230,6 +268,30 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(bundle: Path, tmp_path: Path) -
     assert not (tmp_path / "x.png").exists()
 
 
+def test_what_a_command_knows_about_going_on_is_said_at_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(*words: str) -> None:
+        raise KeyboardInterrupt(*words)
+
+    for words, said in (((), "interrupted\n"), (("go on with --resume",), "interrupted: go on with --resume\n")):
+        with pytest.raises(typer.Exit) as ended:
+            ends_well(stopped)(*words)
+        assert (ended.value.exit_code, capsys.readouterr().err) == (130, said)
+
+
+def test_ctrl_c_while_the_command_starts_is_no_traceback() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Press:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Press())\n"
+        "from aigc_rt.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_without_typer_the_command_says_how_to_install_it() -> None:
     code = "import sys; sys.modules['typer'] = None; from aigc_rt.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -244,5 +306,15 @@ def test_the_version() -> None:
 def test_the_installed_command_is_this_one() -> None:
     command = Path(sys.executable).with_name("aigc-rt" + (".exe" if os.name == "nt" else ""))
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
-    for name in ("train", "export", "inspect", "verify", "plan", "generate", "bench"):
+    for name in SUBCOMMANDS:
         assert f" {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_help_is_plain_words(name: str) -> None:
+    """rich's markup made an emoji of ":factory"."""
+    done = CliRunner(env={"COLUMNS": "500", "FORCE_COLOR": "1"}).invoke(cli.application(), [name, "--help"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert all(ord(letter) < 0x2500 for letter in done.stdout)
+    if name in ("export", "bench"):
+        assert "PACKAGE.MODULE:FACTORY" in done.stdout

@@ -23,6 +23,10 @@ Array = NDArray[Any]
 Arrays = dict[str, Array]
 
 
+class WrongAnswer(Exception):
+    """This peer does not compute what the bundle does; the text is what its row says."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a peer is started with; `torch` is as in BenchOptions."""

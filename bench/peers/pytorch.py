@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from aigc_rt.bench.options import is_factory
-from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer, levels, one_output
+from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer, WrongAnswer, levels, one_output
+from aigc_rt.bundle import Bundle
 from aigc_rt.errors import DeviceUnavailable, InputError
+from aigc_rt.verify import TOLERANCE, distance, probe
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -31,8 +33,10 @@ class Eager(Peer):
             raise DeviceUnavailable(f"PyTorch on {job.device}", f"torch {torch.__version__} sees none", "Check it")
         self.dtype = DTYPES[job.precision]
         assert job.torch is not None  # such a peer is not started without
-        self.module = load_module(job.torch).eval().to(job.device, self.dtype)
         self.names = [spec.name for spec in self.graph.outputs]
+        module = load_module(job.torch).eval()
+        check_answer(module, self.bundle, self.output)
+        self.module = module.to(job.device, self.dtype)
         self.scale, self.offset = map(float, levels(self.program))
         self.floats, self.levels = self._floats, self._levels
 
@@ -100,6 +104,29 @@ def load_module(source: str) -> torch.nn.Module:
         mend = "Return an nn.Module, or a dict of aigc_rt.export.export's arguments, module and example_inputs at least"
         raise InputError(f"call {source}", f"it returned a {type(made).__name__} without them", mend)
     return module
+
+
+@torch.inference_mode()
+def check_answer(module: torch.nn.Module, bundle: Bundle, output: str) -> None:
+    """Hold a module against the answer of PyTorch that the bundle records, before another peer is blamed.
+
+    Raises:
+        WrongAnswer: it is not the module that the bundle was exported from, or its weights are others.
+    """
+    role, graph = bundle.manifest.program.graph, bundle.manifest.main_graph
+    recorded = [e.details for e in bundle.manifest.evidence if (e.claim, e.graph) == ("answer", role)]
+    if not recorded:
+        return
+    wrong = "the module that --torch names is not the one that the bundle was exported from: "
+    try:
+        given = module(**{name: torch.from_numpy(array) for name, array in probe(bundle.manifest, role).items()})
+        values = one_output(given, [spec.name for spec in graph.outputs], output).float().cpu().numpy()
+    except Exception as error:  # whatever another network says to these inputs
+        raise WrongAnswer(f"{wrong}{type(error).__name__}: {error}") from None
+    off = distance({output: recorded[0]["outputs"][output]}, {output: values})
+    if not off <= TOLERANCE["fp32"]:  # NaN is wrong too
+        allowed = f"allowed {TOLERANCE['fp32']:g}"
+        raise WrongAnswer(f"{wrong}its answer is {off:.2g} of the range off the one recorded ({allowed})")
 
 
 def device_name(device: str) -> str:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from onnx import TensorProto, helper
 from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer
 from aigc_rt.bundle import hash_files, write_manifest
 from aigc_rt.errors import BackendUnavailable
-from aigc_rt.manifest import Axis, Feedforward, Graph, Manifest, Media, Noise, TensorSpec, Variant
+from aigc_rt.manifest import Axis, Evidence, Feedforward, Graph, Manifest, Media, Noise, TensorSpec, Variant
+from aigc_rt.verify import probe, sketch
 
 HERE = "bench_fake_peers"
 
 
-def make_bundle(folder: Path, layout: str = "NCHW", channels: int = 3) -> Path:
+def make_bundle(folder: Path, layout: str = "NCHW", channels: int = 3, answer: bool = False) -> Path:
     shape = (channels, 4, 5) if layout == "NCHW" else (4, 5, channels)
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -43,18 +45,33 @@ def make_bundle(folder: Path, layout: str = "NCHW", channels: int = 3) -> Path:
         {"z": Noise(0, "normal", shape)},
         Media("image", "image", "NCHW" if layout == "NCHW" else "NHWC"),
     )
-    write_manifest(folder, Manifest("tiny", program, {"generator": stored}, hash_files(folder)))
+    manifest = Manifest("tiny", program, {"generator": stored}, hash_files(folder))
+    if answer:
+        recorded = sketch({"image": np.tanh(probe(manifest, "generator")["z"])})
+        evidence = Evidence("answer", "device", {"outputs": recorded}, "generator")
+        manifest = replace(manifest, evidence=(evidence,))
+    write_manifest(folder, manifest)
     return folder
 
 
-def tanh_module() -> Any:
+def tanh_module(scale: float = 1.0) -> Any:
     import torch
 
     class Tanh(torch.nn.Module):
         def forward(self, z: torch.Tensor) -> torch.Tensor:
-            return torch.tanh(z)
+            return torch.tanh(scale * z)
 
     return Tanh()
+
+
+def other_weights() -> Any:
+    return tanh_module(1.01)
+
+
+def other_inputs() -> Any:
+    import torch
+
+    return torch.nn.Tanh()
 
 
 def export_arguments() -> dict[str, Any]:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from bench_fake_peers import HERE, make_bundle
 
-from aigc_rt.bench import measure
-from aigc_rt.bench.measure import BenchOptions, bench, compare, shuffled
+from aigc_rt.bench import crew
+from aigc_rt.bench.crew import compare, shuffled
+from aigc_rt.bench.measure import BenchOptions, bench
 from aigc_rt.bench.peers import PEERS, Spec
 from aigc_rt.bundle import Bundle, hash_files, write_manifest
 from aigc_rt.errors import BenchError, BundleNotFound, InputError
@@ -48,12 +49,12 @@ def entry_of(document: dict[str, Any], peer: str) -> dict[str, Any]:
 
 def test_every_peer_batch_and_round_is_measured(bundle: Path) -> None:
     other, chatty = f"{HERE}:AlsoFine", f"{HERE}:Chatty"
-    document = bench(bundle, quick(FINE, other, chatty, engine_blocks=2))
+    document = bench(bundle, quick(FINE, other, chatty))
     assert document == json.loads(json.dumps(document, allow_nan=False))
     found = {(s["peer"], s["what"], s["batch"], s["round"]) for s in document["samples"]}
     peers = (FINE, other, chatty)
     images = {(p, "images", b, r) for p in (*peers, f"{FINE} (A/A)") for b in (1, 2) for r in range(3)}
-    engine = {(p, "engine", b, r) for p in peers for b in (1, 2) for r in (0, 2)}
+    engine = {(p, "engine", b, r) for p in peers for b in (1, 2) for r in range(3)}
     assert found == images | engine
     assert len(document["samples"]) == len(found)
     for row in document["rows"]:
@@ -120,16 +121,41 @@ def test_wrong_images_are_not_measured(bundle: Path, peer: str, words: str) -> N
 
 def test_a_baseline_that_nobody_agrees_with_is_the_wrong_one(bundle: Path) -> None:
     wrong, other = f"{HERE}:Wrong", f"{HERE}:AlsoFine"
-    document = bench(bundle, quick(wrong, FINE, other, batches=(1,), baseline=wrong, engine_blocks=0))
+    document = bench(bundle, quick(wrong, FINE, other, batches=(1,), baseline=wrong, engine=False))
     assert [row["status"] for row in document["rows"]] == ["wrong", "ok", "ok"]
-    assert document["rows"][1]["speedup"] is None
-    assert any("no A/A control" in doubt for doubt in document["doubts"])
+    assert [row["speedup"] and row["speedup"]["against"] for row in document["rows"]] == [None, FINE, FINE]
+    assert [control["peer"] for control in document["controls"]] == [FINE]
+    (said,) = [doubt for doubt in document["doubts"] if doubt.startswith("Ratios on cpu")]
+    assert f"are to {FINE}: {wrong} is wrong: its images differ by up to 4 levels" in said
+
+
+def test_a_baseline_that_dies_while_it_is_measured_gives_way(bundle: Path) -> None:
+    dying = f"{HERE}:CrashesWhenMeasured"
+    document = bench(bundle, quick(dying, FINE, batches=(1,), baseline=dying))
+    assert document["baselines"]["cpu"]["peer"] == FINE
+    assert f"{dying} failed: its process ended with exit code 7" in document["baselines"]["cpu"]["reason"]
+    assert {row["speedup"]["against"] for row in rows_of(document, FINE)} == {FINE}
+
+
+@pytest.mark.parametrize(("factory", "words"), [("other_weights", "of the range off"), ("other_inputs", "TypeError")])
+def test_a_module_that_is_not_the_bundles_is_told_so_and_blames_nobody_else(
+    tmp_path: Path, factory: str, words: str
+) -> None:
+    path = make_bundle(tmp_path / "told", answer=True)
+    peers = ("torch-eager", "onnxruntime")  # two peers: a vote on images would be a draw
+    document = bench(path, quick(*peers, baseline=None, torch=f"{HERE}:{factory}", batches=(1,)))
+    assert [row["status"] for row in document["rows"]] == ["wrong", "ok", "ok"]
+    assert "is not the one that the bundle was exported from" in document["rows"][0]["reason"]
+    assert words in document["rows"][0]["reason"]
+    assert document["baselines"]["cpu"]["peer"] == "onnxruntime"
+    right = bench(path, quick(*peers, baseline=None, torch=f"{HERE}:tanh_module", batches=(1,)))
+    assert {row["status"] for row in right["rows"]} == {"ok"}
 
 
 def test_a_missing_package_and_a_missing_driver_are_rows(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "nowhere", Spec("x:Y", "nowhere", needs=("no_such_package_at_all",), extra="cpu"))
     monkeypatch.setitem(PEERS, "gpu", Spec(FINE, "gpu", "cuda:0"))
-    monkeypatch.setattr(measure, "cuda_devices", lambda: (0, "no NVIDIA driver: not here"))
+    monkeypatch.setattr(crew, "cuda_devices", lambda: (0, "no NVIDIA driver: not here"))
     document = bench(bundle, quick("nowhere", "gpu", FINE))
     (nowhere,), (gpu,) = rows_of(document, "nowhere"), rows_of(document, "gpu")
     assert (nowhere["status"], gpu["status"]) == ("missing", "missing")
@@ -146,8 +172,8 @@ def test_a_baseline_that_was_asked_for_and_cannot_run_is_an_error(bundle: Path) 
 
 def test_a_baseline_that_runs_on_another_device_only_is_a_doubt(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "gpu", Spec(f"{HERE}:AlsoFine", "gpu", "cuda:0"))
-    monkeypatch.setattr(measure, "cuda_devices", lambda: (1, None))
-    document = bench(bundle, quick("gpu", FINE, batches=(1,), engine_blocks=0))
+    monkeypatch.setattr(crew, "cuda_devices", lambda: (1, None))
+    document = bench(bundle, quick("gpu", FINE, batches=(1,), engine=False))
     reason = f"{FINE} was not measured on cuda:0"
     assert document["baselines"] == {"cuda:0": {"peer": "gpu", "reason": reason}, "cpu": {"peer": FINE, "reason": None}}
     assert f"Ratios on cuda:0 are to gpu: {reason}." in document["doubts"]
@@ -155,8 +181,8 @@ def test_a_baseline_that_runs_on_another_device_only_is_a_doubt(bundle: Path, mo
 
 def test_without_torch_the_ratios_are_to_onnxruntime_and_the_result_says_so(bundle: Path) -> None:
     peers = (FINE, "torch-eager", "onnxruntime")
-    document = bench(bundle, quick(*peers, baseline=None, batches=(1,), engine_blocks=0))
-    reason = "torch-eager was not measured on cpu"
+    document = bench(bundle, quick(*peers, baseline=None, batches=(1,), engine=False))
+    reason = "torch-eager is missing: give --torch RUN or package.module:factory"
     assert document["baselines"] == {"cpu": {"peer": "onnxruntime", "reason": reason}}
     assert [row["speedup"] and row["speedup"]["against"] for row in document["rows"]] == [
         "onnxruntime", None, "onnxruntime"
@@ -173,7 +199,7 @@ def test_with_torch_the_ratios_are_to_torch_eager(bundle: Path) -> None:
 
 
 def test_without_either_the_ratios_are_to_the_first_peer(bundle: Path) -> None:
-    document = bench(bundle, quick(FINE, batches=(1,), baseline=None, engine_blocks=0))
+    document = bench(bundle, quick(FINE, batches=(1,), baseline=None, engine=False))
     assert document["baselines"]["cpu"]["peer"] == FINE
 
 
@@ -237,7 +263,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(bundle: Path, tmp_path: Path) -> N
     }  # fmt: skip
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: len(list(pids.iterdir())) == 3)  # two peers and the A/A control
+        wait_for(lambda: len(list(pids.iterdir())) == 2)
         time.sleep(0.2)
         parent.send_signal(signal.SIGINT)
         _, errors = parent.communicate(timeout=30)
@@ -290,7 +316,8 @@ def test_compare_counts_levels() -> None:
         {"peers": ("onnxruntime", "onnxrutnime")}, {"peers": ()}, {"peers": ("openvino", "openvino")},
         {"baseline": "nobody"}, {"peers": ("openvino",), "baseline": "onnxruntime"},
         {"batches": ()}, {"batches": (0,)}, {"batches": (8, 8)}, {"seconds": 0.0},
-        {"seconds": float("nan")}, {"blocks": 0}, {"threads": 0}, {"limit_s": 0.0}, {"blocks": 2, "engine_blocks": 3},
+        {"seconds": float("nan")}, {"seconds": float("inf")}, {"seconds": 60.0}, {"blocks": 0}, {"threads": 0},
+        {"limit_s": 0.0}, {"limit_s": float("inf")}, {"rewarm_s": -1.0}, {"rewarm_s": float("nan")},
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_right(wrong: dict[str, Any]) -> None:

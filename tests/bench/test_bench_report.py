@@ -1,16 +1,17 @@
 """Rows from samples by hand-made numbers; the document on disk; its views."""
 
 import copy
+import io
 import json
-import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
+from rich.console import Console
 
-from aigc_rt.bench import report, store, summary
+from aigc_rt.bench import plot, report, store, summary, terminal
 from aigc_rt.bench.options import BenchOptions
 from aigc_rt.errors import AigcRtError, BenchError, InputError, MissingDependency, WriteError
 
@@ -29,7 +30,7 @@ def block(name: str, number: int, *ns: int, what: str = "images", others: float 
     return {"peer": name, "what": what, "batch": 2, "round": number, "ns": list(ns), "others": others}
 
 
-OPTIONS = BenchOptions(peers=("torch-eager", "onnxruntime"), batches=(2,), engine_blocks=0)
+OPTIONS = BenchOptions(peers=("torch-eager", "onnxruntime"), batches=(2,), engine=False)
 BASELINES = {"cpu": {"peer": "torch-eager", "reason": None}}
 PEERS = [
     peer("torch-eager"),
@@ -60,7 +61,7 @@ def document() -> dict[str, Any]:
         "gpus": [], "system": "Test OS", "kernel": "1", "architecture": "x", "python": "3.11", "load_average_1min": 0.0,
     }  # fmt: skip
     return {
-        "schema": "aigc-rt-bench", "version": 1, "made_utc": "2026-01-01T00:00:00+00:00",
+        "schema": "aigc-rt-bench", "version": 2, "made_utc": "2026-01-01T00:00:00+00:00",
         "bundle": {"name": "tiny", "digest": "0", "parameters": 1234}, "machine": machine,
         "libraries": {"numpy": "2"}, "source": {"commit": "0123456789abcdef", "dirty": True},
         "options": {"batches": [2]}, "threads": 2, "baselines": BASELINES, "peers": PEERS, **made(SAMPLES),
@@ -70,9 +71,9 @@ def document() -> dict[str, Any]:
 
 def test_rows_by_hand() -> None:
     eager, ort, *_ = made(SAMPLES)["rows"]
-    assert eager["median_ms"] == 8.0  # of 4 4 8 8 10
-    assert eager["p90_ms"] == pytest.approx(9.2)
-    assert eager["images_per_s"] == pytest.approx(2 * 5 / 0.034)
+    assert (eager["median_ms"], eager["low_ms"], eager["high_ms"]) == (6.0, 4.0, 8.0)  # blocks of 4 and 8
+    assert eager["p90_ms"] == 10.0  # 4 4 and 10 weigh a sixth each, 8 and 8 a quarter: 10 is the last sixth
+    assert eager["images_per_s"] == pytest.approx(2 / 0.006)
     assert (eager["blocks"], eager["calls"]) == (2, 5)
     assert eager["spread"] == pytest.approx(4 / 6)
     assert eager["speedup"] == {"against": "torch-eager", "median": 1.0, "low": 1.0, "high": 1.0, "rounds": 2}
@@ -100,26 +101,110 @@ def test_the_control_is_the_same_peer_twice() -> None:
     assert not any("against itself" in doubt for doubt in found["doubts"])
 
 
+def five(name: str, *medians_ms: float, what: str = "images") -> list[dict[str, Any]]:
+    return [block(name, r, *[round(ms * MS)] * 100, what=what) for r, ms in enumerate(medians_ms)]
+
+
+QUIET = [*five("torch-eager", 1, 1, 1, 1, 1), *five("onnxruntime", 1, 1, 1, 1, 1)]
+CONTROL = five("torch-eager (A/A)", 1, 1, 1, 1, 1)
+
+
 def test_doubts() -> None:
-    quiet = [block(name, r, *[MS] * 100) for name in ("torch-eager", "onnxruntime") for r in range(2)]
-    control = [block("torch-eager (A/A)", r, *[MS] * 100) for r in range(2)]
-    assert made(quiet + control)["doubts"] == []
-    apart = [block("torch-eager (A/A)", r, *[MS * 5 // 4] * 100) for r in range(2)]
-    (doubt,) = made(quiet + apart)["doubts"]
-    assert "torch-eager against itself at batch 2 came out as 0.800x (0.800 to 0.800)" in doubt
-    (doubt,) = made(quiet)["doubts"]
+    assert made(QUIET + CONTROL)["doubts"] == []
+    near = five("torch-eager (A/A)", 1.02, 1.02, 1.02, 1.02, 1.02)
+    (doubt,) = made(QUIET + near)["doubts"]
+    assert "torch-eager against itself at batch 2 came out as 0.980x (0.980 to 0.980)" in doubt
+    (doubt,) = made(QUIET)["doubts"]
     assert "no A/A control" in doubt
-    (doubt,) = made([{**s, "others": 0.4} for s in quiet + control])["doubts"]
+    (doubt,) = made([{**s, "others": 0.4} for s in QUIET + CONTROL])["doubts"]
     assert "40% of the cores" in doubt
-    assert made([{**s, "others": None} for s in quiet + control])["doubts"] == []
-    wide = [block("onnxruntime", 2, *[2 * MS] * 100), *quiet, *control]
-    (doubt,) = made(wide)["doubts"]
+    assert made([{**s, "others": None} for s in QUIET + CONTROL])["doubts"] == []
+    (doubt,) = made([*five("torch-eager", 1, 1, 1, 1, 1), *five("onnxruntime", 1, 1, 1, 1, 2), *CONTROL])["doubts"]
     assert "1 of 2 rows" in doubt
     assert "onnxruntime, batch 2, images: 100%" in doubt
-    short = BenchOptions(peers=OPTIONS.peers, batches=(2,), engine_blocks=0, seconds=0.1)
-    assert "too short" in made(quiet + control, short)["doubts"][0]
-    few = [block(name, r, MS) for name in ("torch-eager", "onnxruntime", "torch-eager (A/A)") for r in range(2)]
+    for changed, words in (({"seconds": 0.1}, "too short"), ({"blocks": 4}, "Intervals rest on 4 blocks")):
+        (doubt,) = made(QUIET + CONTROL, BenchOptions(peers=OPTIONS.peers, batches=(2,), engine=False, **changed))[
+            "doubts"
+        ]
+        assert words in doubt
+    few = [{**sample, "ns": sample["ns"][:1]} for sample in QUIET + CONTROL]
     assert "fewer than 100 calls in 2 of 2 rows" in made(few)["doubts"][0]
+
+
+def test_one_wild_block_does_not_move_a_ratio_and_is_called_unstable(document: dict[str, Any]) -> None:
+    """What a mean of two blocks made of it: 223 (3.05 to 443)."""
+    wild = [*five("torch-eager", 3, 3, 1300, 3, 3), *five("onnxruntime", 1, 1, 1, 1, 1), *CONTROL]
+    found = made(wild)
+    eager, ort = found["rows"][:2]
+    assert ort["speedup"]["median"] == pytest.approx(3.0)
+    assert ort["median_ms"] == pytest.approx(1.0)
+    assert eager["median_ms"] == pytest.approx(3.0)
+    assert ort["unstable"] == "its ratio's interval spans 433.3x"
+    assert any(doubt.startswith("Unstable, not to be quoted: 2 of 2 rows") for doubt in found["doubts"])
+    text = report.table({**document, **found})
+    assert [line.count("unstable") for line in text.splitlines() if line.startswith("| ")] == [0, 0, 1, 1]
+
+
+def test_rows_beside_a_control_far_from_one_are_unstable() -> None:
+    apart = five("torch-eager (A/A)", 0.8, 0.8, 0.8, 0.8, 0.8)
+    assert {row["unstable"] for row in made(QUIET + apart)["rows"] if row["status"] == "ok"} == {
+        "torch-eager against itself came out as 1.25x"
+    }
+    near = five("torch-eager (A/A)", 0.98, 0.98, 0.98, 0.98, 0.98)
+    assert {row["unstable"] for row in made(QUIET + near)["rows"]} == {None}
+    wide = five("torch-eager (A/A)", 0.8, 0.8, 1, 1, 1)
+    assert {row["unstable"] for row in made(QUIET + wide)["rows"]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.034567, "0.0346"), (0.34567, "0.346"), (3.4567, "3.46"), (34.567, "34.6"), (345.67, "346"),
+        (3456.7, "3,460"), (34567.0, "34,600"), (1.0, "1.00"), (9.999, "10.0"), (99.96, "100"), (0.09996, "0.100"),
+        (0.0, "0"), (-2.5, "-2.50"),
+    ],
+)  # fmt: skip
+def test_three_digits_that_count(value: float, words: str) -> None:
+    assert report.three(value) == words
+
+
+def test_the_terminal_shows_what_the_markdown_says(document: dict[str, Any]) -> None:
+    written = io.StringIO()
+    terminal.show(document, Console(file=written, width=200))
+    shown = written.getvalue()
+    assert "|" not in shown
+    for words in ("6.00 (4.00 to 8.00)", "3.00 (2.00 to 4.00)", "openvino (failed", *document["doubts"]):
+        assert words in " ".join(shown.split())
+
+
+def test_without_a_baseline_there_is_no_column_of_ratios(document: dict[str, Any]) -> None:
+    samples = [sample for sample in SAMPLES if sample["peer"] == "onnxruntime"]
+    found = summary.summarise([peer("onnxruntime")], samples, BASELINES, OPTIONS)
+    text = report.table({**document, **found})
+    assert "x torch-eager" not in text
+    assert "There is no ratio in 1 of 1 rows: their baseline was not measured." in text
+
+
+def test_bars_and_words_of_the_plot_say_the_same(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[float] = []
+    words: list[str] = []
+    barh, text = Axes.barh, Axes.text
+
+    def note_bar(self: Axes, place: float, length: float, *more: Any, **options: Any) -> Any:
+        bars.append(length)
+        return barh(self, place, length, *more, **options)
+
+    def note_words(self: Axes, x: float, y: float, said: str, **options: Any) -> Any:
+        words.append(said)
+        return text(self, x, y, said, **options)
+
+    monkeypatch.setattr(Axes, "barh", note_bar)
+    monkeypatch.setattr(Axes, "text", note_words)
+    plot.plot(document, tmp_path / "bench.svg")
+    assert bars == [6.0, 2.0]
+    assert words == ["6.00 (4.00 to 8.00)", "2.00 (2.00 to 2.00)"]
 
 
 def test_round_trip(document: dict[str, Any], tmp_path: Path) -> None:
@@ -142,8 +227,8 @@ def test_round_trip(document: dict[str, Any], tmp_path: Path) -> None:
         (b"[" * 200_000, "not JSON"),
         (b"[]", 'no "schema"'),
         (b'{"schema": "pytest-benchmark"}', 'no "schema"'),
-        (b'{"schema": "aigc-rt-bench", "version": 2}', "its version is 2, this version of aigc-rt reads 1"),
-        (b'{"schema": "aigc-rt-bench", "version": 1, "rows": []}', "the keys baselines, bundle"),
+        (b'{"schema": "aigc-rt-bench", "version": 1}', "its version is 1, this version of aigc-rt reads 2"),
+        (b'{"schema": "aigc-rt-bench", "version": 2, "rows": []}', "the keys baselines, bundle"),
     ],
 )
 def test_a_file_that_is_no_result(data: bytes | None, words: str, tmp_path: Path) -> None:
@@ -175,7 +260,7 @@ def test_the_table_says_everything(document: dict[str, Any]) -> None:
         "1,234 parameters, 2 threads on 2 of 4 cores of Test CPU", "commit 0123456789 with local changes",
         "- openvino (failed: its process was killed by SIGSEGV)", "- onnxruntime-cuda (missing: no NVIDIA driver)",
         "- torch-compile at batch 2 (wrong: its images differ)", "3.00 (2.00 to 4.00)", "batch 2 1.00 (1.00 to 1.00)",
-        "images/s is images over the total time of all calls", *document["doubts"],
+        report.READING, "6.00 (4.00 to 8.00)", *document["doubts"],
     ):  # fmt: skip
         assert words in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -185,39 +270,28 @@ def test_the_table_says_everything(document: dict[str, Any]) -> None:
 
 def test_the_plot_is_an_image(document: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "bench.png"
-    report.plot(document, path)
+    plot.plot(document, path)
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    report.plot(document, tmp_path / "bench.svg")
+    plot.plot(document, tmp_path / "bench.svg")
     drawn = (tmp_path / "bench.svg").read_text()
     assert drawn.rstrip().endswith("</svg>")
-    assert "images over the total time of all calls" in drawn
+    assert "whiskers" in drawn
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bench.png", "bench.svg"]
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report.check_plot(tmp_path / "bench.PNG")
+    plot.check_plot(tmp_path / "bench.PNG")
     for name in ("bench.nonsense", "bench", "no/such/folder.png"):
         with pytest.raises(InputError):
-            report.check_plot(tmp_path / name)
+            plot.check_plot(tmp_path / name)
         with pytest.raises(InputError):
-            report.plot(document, tmp_path / name)
+            plot.plot(document, tmp_path / name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependency, match=r"pip install 'aigc-rt\[bench\]'"):
-        report.check_plot(tmp_path / "bench.png")
+        plot.check_plot(tmp_path / "bench.png")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_could_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.check_target(tmp_path / "bench.json")
-    store.check_target("bench.json")
-    for path, words in ((tmp_path, "it is a folder"), (tmp_path / "no" / "x.json", f"no folder {tmp_path / 'no'}")):
-        with pytest.raises(InputError, match=re.escape(words)):
-            store.check_target(path)
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(WriteError, match="does not let you write"):
-        store.check_target(tmp_path / "bench.json")
 
 
 def test_the_plot_is_written_whole(document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +302,7 @@ def test_the_plot_is_written_whole(document: dict[str, Any], tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    for write in (report.plot, store.write):
+    for write in (plot.plot, store.write):
         with pytest.raises(AigcRtError, match="No space left on device"):
             write(document, path)
     assert path.read_bytes() == b"before"
@@ -240,23 +314,17 @@ def test_whom_ratios_are_to_is_said_once(document: dict[str, Any]) -> None:
     sentence = f"Ratios on cpu are to onnxruntime: {reason}."
     document["baselines"] = {"cpu": {"peer": "onnxruntime", "reason": reason}}
     assert report.table(document).count(sentence) == 1
-    asked = BenchOptions(peers=OPTIONS.peers, batches=(2,), engine_blocks=0, baseline="torch-eager")
+    asked = BenchOptions(peers=OPTIONS.peers, batches=(2,), engine=False, baseline="torch-eager")
     for options, doubted in ((OPTIONS, False), (asked, True)):
         found = summary.summarise(PEERS, SAMPLES, document["baselines"], options)
         assert (sentence in found["doubts"]) == doubted
         assert report.table({**document, **found}).count(sentence) == 1
 
 
-def test_rows_without_a_ratio_are_a_doubt() -> None:
-    samples = [sample for sample in SAMPLES if sample["peer"] == "onnxruntime"]
-    found = summary.summarise([peer("onnxruntime")], samples, BASELINES, OPTIONS)
-    assert "There is no ratio in 1 of 1 rows: their baseline was not measured." in found["doubts"]
-
-
 def test_a_result_without_a_single_row_has_views(document: dict[str, Any], tmp_path: Path) -> None:
     document["rows"] = [row for row in document["rows"] if row["status"] != "ok"]
     document["controls"], document["samples"], document["baselines"] = [], [], {}
     assert "onnxruntime-cuda" in report.table(document)
-    report.plot(document, tmp_path / "bench.png")
+    plot.plot(document, tmp_path / "bench.png")
     store.write(document, tmp_path / "bench.json")
     assert store.read(tmp_path / "bench.json") == document

@@ -91,3 +91,15 @@ def test_block_ratios_divide_within_a_round() -> None:
 def test_spread() -> None:
     assert timing.spread([[10], [12], [9]]) == pytest.approx(0.3)
     assert timing.spread([[10, 99, 10]]) == 0.0
+
+
+def test_block_percentiles_count_each_block_the_same() -> None:
+    quiet, disturbed = [1] * 900, [10] * 10
+    assert timing.block_percentiles([quiet, disturbed, disturbed], (30, 50, 90)) == (1.0, 10.0, 10.0)
+    assert timing.block_percentiles([[4, 4, 10], [8, 8]], (66, 67, 83, 84, 100)) == (8.0, 8.0, 8.0, 10.0, 10.0)
+    assert timing.block_percentiles([[1, 2, 3, 4]], (25, 50, 100)) == (1.0, 2.0, 4.0)
+
+
+def test_span_is_how_often_the_low_end_fits_into_the_high() -> None:
+    assert timing.Interval(2.0, 1.0, 3.0).span() == 3.0
+    assert timing.Interval(2.0, None, None).span() == 1.0
