@@ -20,7 +20,6 @@ from aigc_rt.train.emoji import emoji
 from aigc_rt.train.raw import Raw
 
 _DEFAULTS = DataOptions()
-SPLIT_SEED = _DEFAULTS.split_seed
 
 NAMED: dict[str, Callable[[int | None], Raw]] = {
     "mnist5k": lambda _size: packaged.mnist5k(),

@@ -51,7 +51,7 @@ def emoji(size: int | None = None) -> Raw:
             f"render the emoji of {FONT}", "it holds no bitmaps", f"Run: sudo apt-get install --reinstall {PACKAGE}"
         )
     return Raw(
-        images=np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)),
+        images=np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in pictures]),
         labels=None,
         origin=f"Noto Color Emoji (Google), rendered from {FONT.name}, SHA-256 {sha256[:16]}...",
         licence="SIL Open Font License 1.1",
