@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class Adapted(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """The layer alone, with the branch in its weights."""
-        down, up = self.down.weight.double(), self.up.weight.double()  # type: ignore[operator]
+        down, up = _weight(self.down), _weight(self.up)
         groups = getattr(self.base, "groups", 1)
         if isinstance(self.base, nn.ConvTranspose2d):  # (in, rank) x (rank, out * kernel)
             product = _by_group(down, groups).mT @ _by_group(up, groups)
@@ -104,21 +104,28 @@ class Adapted(nn.Module):
         return self.base
 
 
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.double()
+
+
 def _by_group(weight: Tensor, groups: int) -> Tensor:
     """(groups * rank, ...) to (groups, rank, the rest)."""
     return weight.reshape(groups, len(weight) // groups, -1)
 
 
 def adaptable(network: nn.Module) -> dict[str, Layer]:
-    """The layers inside a network that adapters can stand beside, by name; those whose weights are frozen cannot.
+    """The layers inside a network that adapters can stand beside, by name: not those that are frozen or have one.
 
     A layer whose weight is computed anew for every call, under spectral norm say, is of another type and not among
     them.
     """
+    taken = {id(part) for layer in adapted(network).values() for part in layer.modules()}
     return {
-        name: layer  # type: ignore[misc]
-        for name, layer in network.named_modules()
-        if name and type(layer) in PAIRS and layer.weight.requires_grad  # type: ignore[union-attr]
+        name: layer
+        for name, layer in cast(Iterator[tuple[str, Layer]], network.named_modules())
+        if name and id(layer) not in taken and type(layer) in PAIRS and layer.weight.requires_grad
     }
 
 

@@ -46,7 +46,7 @@ class Tuning:
         if not self.targets:
             raise InputError("adapters on no layers", "the targets are none", 'Give ("*",) for all layers')
         for what, patterns in (("freeze", self.freeze), ("adapter targets", self.targets)):
-            if isinstance(patterns, str) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+            if not (isinstance(patterns, tuple) and all(isinstance(p, str) and p for p in patterns)):
                 raise InputError(f"{what} {patterns!r}", "they are no list of patterns", 'Give ("generator.*",), say')
 
     def asked(self) -> Self:
