@@ -196,7 +196,7 @@ def _class_number(data: Dataset, one: int | str, asked: str) -> int:
     """The class of that name, else of that number."""
     if one in data.class_names:
         return data.class_names.index(str(one))
-    if str(one).isdecimal() and int(one) < data.classes:
+    if str(one).isdecimal() and len(str(one)) < 20 and int(one) < data.classes:
         return int(one)
     names = ", ".join(data.class_names[:20]) + (", ..." if len(data.class_names) > 20 else "")
     raise DataError(

@@ -195,6 +195,7 @@ def test_a_class_named_like_a_number(tmp_path: Path) -> None:
         ((4,), "Give numbers 0 to 3 or names: cat, dog, emu, fox"),
         ((-1,), "there is no class -1"),
         (("\u00b2",), "there is no class"),
+        (("9" * 5000,), "there is no class"),
         (("emu",), "no images to train on are of these classes"),
     ],
 )
