@@ -22,7 +22,6 @@ from aigc_rt.files import alive, write_whole
 from aigc_rt.manifest import MANIFEST, MANIFEST_LIMIT_BYTES, SIGNATURE, File, Manifest
 from aigc_rt.manifest_json import decode, encode
 
-
 ZOO = Path(__file__).parent / "zoo"
 """Bundles that are shipped inside the package, by the names of their folders."""
 _ZOO = "zoo:"

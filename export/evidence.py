@@ -147,12 +147,18 @@ def _parity(
         "device": f"{chosen.device} ({platform.machine()})",
         "reference": _REFERENCE,
         "inputs": "the program's noise" if subject.sampled else "the example inputs",
-        "samples": PARITY_SAMPLES if subject.sampled else 1,
+        "samples": _samples(subject, truth),
         "seed": PARITY_SEED if subject.sampled else None,
         "tolerance": tolerance,
         "outputs": errors,
     }
     return Evidence("parity", "device", details, subject.role, subject.variant, passed)
+
+
+def _samples(subject: Subject, truth: Reference) -> int:
+    """The length of the batch, where the first axis of the graph's inputs is one."""
+    first = subject.manifest.graphs[subject.role].inputs[0]
+    return len(truth.inputs[first.name]) if first.shape and isinstance(first.shape[0], str) else 1
 
 
 def _outputs(subject: Subject, truth: Reference, run: Run) -> dict[str, Array]:
