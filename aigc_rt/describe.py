@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from typing import Any
 
 from aigc_rt.bundle import Bundle
 from aigc_rt.manifest import MANIFEST, Evidence, Feedforward, Graph, Manifest, TensorSpec
+
+FEWEST_PARAMETERS = 10_000
+"""Below this the file is mostly graph, and bytes a parameter say nothing."""
 
 
 def document(bundle: Bundle) -> dict[str, Any]:
@@ -36,17 +40,17 @@ def text(bundle: Bundle) -> str:
     """The bundle for a person: its program, its variants, and the proof of each."""
     manifest = bundle.manifest
     total = sum(entry.bytes for entry in manifest.files.values())
-    lines = [f"{manifest.name}: {manifest.program.kind} bundle, {_megabytes(total)}, digest {bundle.digest[:12]}"]
+    lines = [f"{manifest.name}: {manifest.program.kind} bundle, {_bytes(total)}, digest {bundle.digest[:12]}"]
     lines += [f"  made {manifest.made['at']}"] if isinstance(manifest.made.get("at"), str) else []
+    lines += _trained(manifest.made)
     for role, graph in manifest.graphs.items():
         lines.append(f"  graph {role}: {graph.parameters:,} parameters")
         lines += [f"    in  {_tensor(spec, graph)}{_fed(manifest, spec.name)}" for spec in graph.inputs]
         lines += [f"    out {_tensor(spec, graph)}{_becomes(manifest, spec.name)}" for spec in graph.outputs]
+        if any((e.claim, e.graph) == ("answer", role) for e in manifest.evidence):
+            lines.append("    PyTorch's answer to a known input is recorded; `aigc-rt verify` replays it")
         for name, stored in graph.variants.items():
-            size, each = _size(manifest, role, name), _per_parameter(manifest, role, name)
-            lines.append(
-                f"    {name}: {stored.precision} {stored.format}, {_megabytes(size)}, {each} bytes a parameter"
-            )
+            lines.append(f"    {name}: {stored.precision} {stored.format}, {_stored(manifest, role, name)}")
             if stored.engine:
                 where = ", ".join(stored.engine.targets)
                 lines.append(f"      built with {stored.engine.library} for {where} ({stored.engine.platform})")
@@ -55,8 +59,30 @@ def text(bundle: Bundle) -> str:
     return "\n".join(lines)
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.2f} MB"
+def _bytes(size: int) -> str:
+    """A size with three digits that count, in the unit that fits."""
+    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= least:
+            return f"{size / least:.{2 if size < 10 * least else 1 if size < 100 * least else 0}f} {unit}"
+    return f"{size} bytes"
+
+
+def _stored(manifest: Manifest, role: str, name: str) -> str:
+    """Its size; and per parameter, where the weights are most of it."""
+    size, each = _bytes(_size(manifest, role, name)), _per_parameter(manifest, role, name)
+    weighs = manifest.graphs[role].parameters >= FEWEST_PARAMETERS
+    return f"{size}, {each:g} bytes a parameter" if each is not None and weighs else size
+
+
+def _trained(made: dict[str, Any]) -> list[str]:
+    """What it was trained on, and what a judge said of it then; nothing where `made` tells otherwise or not."""
+    lines = []
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        run = made["training"]
+        lines.append(f"  trained: {run['family']} ({run['objective']}) on {run['data']['name']}, {run['step']:,} steps")
+        if words := _quality(made["training_quality"]):
+            lines.append(f"  quality in PyTorch: {words}")
+    return lines
 
 
 def _size(manifest: Manifest, role: str, name: str) -> int:
@@ -116,20 +142,34 @@ def _parity(details: dict[str, Any]) -> str:
             parts.append(f"{name} off by at most {error['max_abs_relative']:.2g} of its range")
         else:
             parts.append(f"{name} has {error['bad_values']} values that are NaN or infinite")
-    allowed = f"allowed {details['tolerance']:g}"
-    return (
-        f"{'; '.join(parts)} on {details['samples']} samples ({allowed}), {details['backend']} on {details['device']}"
-    )
+    where = f"{details['backend']} on {details['device']}"
+    if arithmetic := details.get("arithmetic"):
+        where += f", {arithmetic}"
+    allowed = f"{details['tolerance']:g} allowed"
+    return f"{'; '.join(parts)} on {details['samples']} samples, {allowed}; {where}"
 
 
 def _precision(details: dict[str, Any]) -> str:
-    layers = ", ".join(f"{count} {kind}" for kind, count in details["layers"].items())
-    return f"{details['precision']}; layers: {layers}; {details['bytes_per_parameter']:g} bytes a parameter"
+    layers = ", ".join(f"{count} in {kind}" for kind, count in details["layers"].items())
+    return f"{details['precision']}; layers: {layers}"
 
 
 def _quality(details: dict[str, Any]) -> str:
-    numbers = [f"{k} {v:.4g}" for k, v in details.items() if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    return ", ".join(numbers)
+    """Distance, classes and certainty, each where it was measured."""
+    parts = []
+    if isinstance(distance := details.get("frechet"), (int, float)):
+        words = f"Fréchet distance {distance:.3g}"
+        real = ((details.get("yardsticks") or {}).get("held_out") or {}).get("frechet", details.get("frechet_held_out"))
+        against = [f"real images {real:.3g}"] if isinstance(real, (int, float)) else []
+        if isinstance(ratio := details.get("frechet_ratio"), (int, float)):
+            against.append(f"untrained {distance / ratio:.3g}")
+        parts.append(f"{words} ({', '.join(against)})" if against else words)
+    if details.get("covered") is not None:
+        parts.append(f"{details['covered']} of {details['classes']} classes")
+    if isinstance(sure := details.get("sure"), (int, float)):
+        parts.append(f"a classifier is sure of {sure:.0%}")
+    count = f"{details['samples']:,} samples: " if isinstance(details.get("samples"), int) else ""
+    return count + "; ".join(parts) if parts else f"{len(details)} details, see --json"
 
 
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {

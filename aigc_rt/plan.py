@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,26 @@ class Plan:
             lines.append(f"  run   {_where(c.graph, c.variant, c.backend, c.device)}{_detail(c)}")
             lines.append(f"        {c.why}")
         lines += [f"  could {_where(c.graph, c.variant, c.backend, c.device)}{_detail(c)}" for c in self.alternatives]
-        lines += [f"  skip  {_where(s.graph, s.variant, s.backend, s.device)}: {s.why}" for s in self.skipped]
+        lines += [f"  skip  {line}" for line in _merged(self.skipped)]
         return "\n".join(lines)
 
 
 def _where(graph: str, variant: str, backend: str, device: str) -> str:
     return f"{graph}/{variant} with {backend} on {device}"
+
+
+def _merged(skips: Iterable[Skip]) -> list[str]:
+    """Skips in words, those for one reason in one line: the variants of each place, then the reason."""
+    reasons: dict[str, dict[tuple[str, str], list[str]]] = {}
+    for s in skips:
+        variants = reasons.setdefault(s.why, {}).setdefault((s.backend, s.device), [])
+        if (variant := f"{s.graph}/{s.variant}") not in variants:
+            variants.append(variant)
+    lines = []
+    for why, places in reasons.items():
+        parts = [f"{' and '.join(v)} with {backend} on {device}" for (backend, device), v in places.items()]
+        lines.append(f"{'; '.join(parts)}: {why}")
+    return lines
 
 
 def _detail(choice: Choice) -> str:
@@ -114,6 +129,14 @@ def survey(bundle: Bundle, role: str, request: Request) -> tuple[list[Job], list
         BackendUnavailable, DeviceUnavailable: what was asked for does not work here.
         PlanError: it works, but no variant fits.
     """
+    stored = {variant.precision for variant in bundle.manifest.graphs[role].variants.values()}
+    if request.precision is not None and request.precision not in stored:
+        held = [precision for precision in PRECISIONS if precision in stored]
+        raise PlanError(
+            f"run the graph {role} in {request.precision}",
+            f"the bundle holds it in {' and '.join(held)}",
+            "Ask for one of these, or export the module in that precision",
+        )
     jobs, skips = candidates(bundle, role, request)
     if not jobs:
         raise no_way(role, request, _places(request), skips)
@@ -199,8 +222,7 @@ def reason(job: Job, request: Request) -> str:
 
 def no_way(role: str, request: Request, places: list[Place], skips: list[Skip]) -> PlanError:
     """The error for a request that nothing here can serve, with every reason."""
-    reasons = list(dict.fromkeys([f"{_where(s.graph, s.variant, s.backend, s.device)}: {s.why}" for s in skips]))
-    reasons = reasons or [f"{p}: {p.reason}" for p in places if p.reason] or [_nothing(request)]
+    reasons = _merged(skips) or [f"{p}: {p.reason}" for p in places if p.reason] or [_nothing(request)]
     kind = PlanError
     if all(p.reason is not None for p in places):
         kind = BackendUnavailable if request.backend else DeviceUnavailable if request.device != "auto" else PlanError

@@ -6,15 +6,25 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
+
+from aigc_rt.errors import MissingDependency
 
 if TYPE_CHECKING:
     from aigc_rt.export.pipeline import export
 
 __all__ = ["export"]
 
+NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
+"""Modules that exporting cannot do without; the engine builder can, so they are asked for when `export` is."""
+
 
 def __getattr__(name: str) -> Any:
     if name == "export":
+        if missing := [module for module in NEEDED if importlib.util.find_spec(module) is None]:
+            raise MissingDependency(
+                "export", f"{', '.join(missing)} not installed", "Run: pip install 'aigc-rt[export,cpu]'"
+            )
         return importlib.import_module("aigc_rt.export.pipeline").export
     raise AttributeError(f"module 'aigc_rt.export' has no attribute {name!r}")

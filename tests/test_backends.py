@@ -404,6 +404,14 @@ def test_without_a_driver_its_reason_is_told_and_nothing_is_loaded(fake: Any, mo
     assert cuda_places() == [("cuda:0", "no NVIDIA driver: libcuda.so.1")]
 
 
+def test_another_package_is_advised_only_where_there_is_a_driver(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.get_available_providers = lambda: [ort.CPU]
+    ((_, reason),) = cuda_places()
+    assert "pip install 'aigc-rt[gpu]'" in str(reason)
+    monkeypatch.setattr(ort, "cuda_devices", lambda: (0, "no NVIDIA driver here"))
+    assert cuda_places() == [("cuda:0", "no NVIDIA driver here")]
+
+
 def provider(fake: Any) -> Path:
     return Path(fake.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
 

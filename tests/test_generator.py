@@ -191,7 +191,7 @@ def test_with_nothing_asked_fp32_runs_on_the_cpu_and_the_plan_says_the_rest(imag
     assert "computes in fp32" in str(said)
     cuda = [s for s in said.skipped if s.device == "cuda:0"]
     assert {s.variant for s in cuda} == {"fp32", "fp16"}
-    assert all("CUDA provider" in s.why for s in cuda)
+    assert all("CUDA provider" in s.why or "NVIDIA driver" in s.why for s in cuda)
     text = str(said)
     assert all(word in text for word in ("run ", "could", "skip", "untuned", "CPUExecutionProvider"))
     assert said.to_dict()["chosen"][0]["variant"] == "fp32"
@@ -200,12 +200,12 @@ def test_with_nothing_asked_fp32_runs_on_the_cpu_and_the_plan_says_the_rest(imag
 @pytest.mark.parametrize(
     ("asked", "error", "found"),
     [
-        ({"device": "cuda"}, DeviceUnavailable, "CUDA provider"),
-        ({"device": "cuda:3"}, DeviceUnavailable, "CUDA provider"),
+        ({"device": "cuda"}, DeviceUnavailable, "CUDA provider|NVIDIA driver"),
+        ({"device": "cuda:3"}, DeviceUnavailable, "CUDA provider|NVIDIA driver"),
         ({"backend": "openvino", "device": "cuda"}, PlanError, "does not run on cuda"),
         ({"backend": "tensorrt-rtx"}, PlanError, "NVIDIA driver|not installed|holds no variant"),
         ({"backend": "tensorrt"}, BackendUnavailable, "not installed|driver"),
-        ({"precision": "int4"}, PlanError, "precision int4 was asked, this is fp32"),
+        ({"precision": "int4"}, PlanError, "in int4: the bundle holds it in fp32 and fp16"),
         ({"device": "gpu"}, InputError, "cuda:N"),
         ({"device": "cuda:-1"}, InputError, "cuda:N"),
         ({"device": 0}, InputError, "cuda:N"),
@@ -220,6 +220,16 @@ def test_what_cannot_be_done_is_an_error_with_the_reason(
 ) -> None:
     with pytest.raises(error, match=found):
         aigc_rt.load(images, **asked)  # type: ignore[arg-type]
+
+
+def test_a_reason_that_several_variants_share_is_said_once() -> None:
+    skips = [plan.Skip("generator", v, b, "cuda:0", "no driver") for v in ("fp32", "fp16") for b in ("one", "two")]
+    lines = str(plan.Plan("b", "all", (), (), (*skips, plan.Skip("generator", "fp16", "one", "cpu", "no"))))
+    assert lines.splitlines()[1:] == [
+        "  skip  generator/fp32 and generator/fp16 with one on cuda:0; generator/fp32 and generator/fp16 with two on "
+        "cuda:0: no driver",
+        "  skip  generator/fp16 with one on cpu: no",
+    ]
 
 
 def test_places_are_named_after_their_backend_and_devices_without_reason_work() -> None:

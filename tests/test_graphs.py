@@ -73,7 +73,7 @@ def test_a_graph_that_is_not_needed_is_not_opened(tmp_path: Path) -> None:
 def test_what_was_asked_for_holds_for_every_graph(tmp_path: Path) -> None:
     path = toy.bundle(tmp_path / "half", encoder=("fp32",))
     with aigc_rt.load(path, precision="fp16", device="cpu") as generator:
-        with pytest.raises(PlanError, match="precision fp16 was asked, this is fp32"):
+        with pytest.raises(PlanError, match="the graph encoder in fp16: the bundle holds it in fp32"):
             generator.run({"image": IMAGE}, graph="encoder")
         generator.generate(1)
     with aigc_rt.load(path, device="cpu") as generator:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import aigc_rt
 from aigc_rt import errors
@@ -54,6 +55,39 @@ def test_the_runtime_works_with_torch_and_onnx_blocked_and_says_nothing(images: 
 def test_the_engine_builder_imports_neither_torch_nor_onnx() -> None:
     code = "import sys, aigc_rt.export.engine; print({'torch', 'onnx', 'onnxscript'} & set(sys.modules))"
     assert python(code).stdout == "set()\n"
+
+
+WITHOUT_TORCH = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "torch" else find(name, *more)
+sys.modules["torch"] = None
+{code}
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        ("from aigc_rt.export import export", "export,cpu"),
+        ("import aigc_rt.train", "train"),
+    ],
+)
+def test_without_torch_the_error_names_the_command_that_installs_it(code: str, extra: str) -> None:
+    program = WITHOUT_TORCH.format(code=code)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "MissingDependency" in done.stderr.splitlines()[-1]
+    assert f"pip install 'aigc-rt[{extra}]'" in done.stderr.splitlines()[-1]
+
+
+def test_the_bench_runs_without_torch_and_says_what_installs_it(images: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom aigc_rt.bench.measure import BenchOptions, bench\n"
+        "options = BenchOptions(peers=('torch-eager', 'onnxruntime'), batches=(1,), seconds=0.01, blocks=1, threads=1)\n"
+        f"print(bench(Path({str(images)!r}), options)['rows'][0]['reason'])"
+    )
+    done = python(WITHOUT_TORCH.format(code=code))
+    assert done.stdout == "torch is not installed: pip install 'aigc-rt[bench]'\n"
 
 
 def test_the_public_names() -> None:

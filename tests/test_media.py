@@ -91,7 +91,7 @@ def test_save_writes_what_the_ending_says(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     images = np.zeros((1, 4, 4, 1), np.uint8)
-    with pytest.raises(WriteError, match="No such file"):
+    with pytest.raises(WriteError, match="there is no folder"):
         media.save(tmp_path / "none" / "a.png", images, NCHW)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(WriteError, match="directory"):
@@ -101,3 +101,21 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
         with pytest.raises(WriteError):
             media.save(odd, images, NCHW)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+def test_enlarging_repeats_pixels(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), np.uint8)
+    large = media.enlarge(images[0], 3)
+    assert large.shape == (12, 15, 3)
+    assert all(np.array_equal(large[i::3, j::3], images[0]) for i in range(3) for j in range(3))
+    media.save(tmp_path / "x.png", images, NHWC, scale=2)
+    with Image.open(tmp_path / "x.png") as read:
+        assert np.array_equal(np.asarray(read), media.enlarge(media.grid(images), 2))
+
+
+@pytest.mark.parametrize(("count", "side", "scale"), [(64, 28, 3), (16, 28, 5), (1, 28, 1), (64, 64, 1), (2, 249, 1)])
+def test_a_small_grid_is_drawn_500_pixels_wide_or_more(count: int, side: int, scale: int) -> None:
+    images = np.zeros((count, side, side, 1), np.uint8)
+    assert media.grid_scale(images) == scale
+    width = media.grid(images).shape[1]
+    assert count == 1 or scale * width >= 500 > (scale - 1) * width

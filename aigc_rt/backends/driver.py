@@ -13,7 +13,7 @@ def cuda_devices() -> tuple[int, str | None]:
     try:
         driver = _driver()
     except OSError as error:
-        return 0, f"no NVIDIA driver: {error}"
+        return 0, f"no NVIDIA driver here ({error})"
     if status := driver.cuInit(0):
         return 0, f"the NVIDIA driver refuses: {_words(driver, status)}"
     count = ctypes.c_int()

@@ -37,13 +37,12 @@ class OnnxRuntime:
             reason = f"onnxruntime cannot be imported ({error}): pip install 'aigc-rt[cpu]', or 'aigc-rt[gpu]' for CUDA"
             return [Place(self.name, "cpu", CPU, reason), Place(self.name, "cuda:0", CUDA, reason)]
         cpu = Place(self.name, "cpu", CPU)
-        if CUDA not in providers:
-            reason = (
+        devices, missing = cuda_devices()  # asked first: another package helps only where there is a driver
+        if missing is None and CUDA not in providers:
+            missing = (
                 f"onnxruntime {ort.__version__} has no CUDA provider: pip uninstall onnxruntime, "
                 "then pip install 'aigc-rt[gpu]'"
             )
-            return [cpu, Place(self.name, "cuda:0", CUDA, reason)]
-        devices, missing = cuda_devices()
         if missing is None:
             _preload(ort)
             missing = _missing_library(Path(str(ort.__file__)).parent / "capi")
