@@ -40,6 +40,7 @@ def test_the_wheel_holds_every_module_of_the_tree_and_nothing_else(tmp_path: Pat
     for room in ("export", "bench"):
         modules = [p for p in (ROOT / room).rglob("*.py") if "suite" not in p.parts]
         expected |= {f"aigc_rt/{p.relative_to(ROOT).as_posix()}" for p in modules}
+    expected |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "aigc_rt/zoo").rglob("*") if p.is_file()}
     assert held == expected
 
 
