@@ -162,13 +162,23 @@ def test_the_penalty_is_trained_on() -> None:
     assert grads[0].abs().max() > 0
 
 
+@pytest.mark.filterwarnings("ignore")  # opacus: hooks that torch warns of
 @pytest.mark.parametrize("objective", sorted(Dcgan.private))
 @pytest.mark.parametrize("norm", ["none", "group"])
-def test_a_private_discriminator_sees_images_apart(objective: str, norm: str) -> None:
-    net = made(objective=objective, norm=norm, spectral_norm=False).networks[Dcgan.private[objective]]
-    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules())
-    images = batch().images
-    torch.testing.assert_close(net(images)[:1], net(images[:1]))
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_image_has_a_gradient_of_its_own(name: str, objective: str, norm: str) -> None:
+    from opacus import GradSampleModule
+
+    family, given = made(name, objective, (3, 28, 28), norm=norm, spectral_norm=False), batch((3, 28, 28))
+    net = family.networks[family.private[objective]]
+    images = family.generator(torch.randn(8, 6), *family.conditions(given)).detach()
+    watched = GradSampleModule(net)
+    watched(images, *family.conditions(given)).square().mean().backward()
+    for parameter in net.parameters():
+        own, whole = parameter.grad_sample, parameter.grad
+        assert own.shape == (8, *parameter.shape)
+        assert own.abs().max() > 0
+        torch.testing.assert_close(own.mean(0), whole)
 
 
 def test_the_same_seed_makes_the_same_weights() -> None:

@@ -36,7 +36,9 @@ class Settings:
     Attributes:
         latent: length of z.
         width: channels of the largest maps; every halving doubles them.
-        norm: of both networks' hidden maps; "group" has groups of 16 channels. A discriminator with spectral_norm
+        hidden: units of the dense layer that each network has beside its smallest maps, to see the image as a whole;
+            0 is none.
+        norm: of both networks' maps; "group" has groups of 16 channels. A discriminator with spectral_norm
             has no other norm.
         spectral_norm: the discriminator's layers are divided by their largest singular values (Miyato et al. 2018).
         upsampling: how the generator doubles its maps: "transpose" is a 4 x 4 transposed convolution; "nearest"
@@ -50,6 +52,7 @@ class Settings:
 
     latent: int = between(1, 1 << 20, 64)
     width: int = between(1, 1 << 12, 48)
+    hidden: int | None = between(0, 1 << 16, None)
     norm: Literal["usual", "none", "batch", "group"] = "usual"
     spectral_norm: bool | None = None
     upsampling: Literal["transpose", "nearest", "shuffle"] = "transpose"
@@ -60,9 +63,9 @@ class Settings:
 
 
 USUAL: Mapping[str, Mapping[str, Any]] = {
-    "r3gan": {"norm": "none", "spectral_norm": False, "penalty": 5.0},
-    "bce": {"norm": "batch", "spectral_norm": False, "penalty": 0.0},
-    "hinge": {"norm": "batch", "spectral_norm": True, "penalty": 0.0},
+    "r3gan": {"hidden": 256, "norm": "none", "spectral_norm": False, "penalty": 5.0},
+    "bce": {"hidden": 0, "norm": "batch", "spectral_norm": False, "penalty": 0.0},
+    "hinge": {"hidden": 0, "norm": "batch", "spectral_norm": True, "penalty": 0.0},
 }
 """Settings that depend on the objective."""
 
@@ -117,17 +120,18 @@ _DOUBLED: dict[str, Callable[[int, int], list[nn.Module]]] = {
 class Generator(nn.Module):
     """z, (B, latent), to images, (B, C, H, W) in [-1, 1]."""
 
-    def __init__(self, data: DataSpec, settings: Settings, latent: int | None = None) -> None:
+    def __init__(self, data: DataSpec, settings: Settings) -> None:
         super().__init__()
         maps = _maps(data, settings.width)[::-1]
         side = data.shape[1] >> STAGES[data.shape[1]]
-        layers: list[nn.Module] = [
-            nn.Linear(latent or settings.latent, maps[0] * side * side),
-            nn.Unflatten(1, (maps[0], side, side)),
-        ]
+        sizes = (settings.latent, *([settings.hidden] if settings.hidden else []), maps[0] * side * side)
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise(sizes):
+            layers += [*([nn.ReLU()] if layers else []), nn.Linear(a, b)]
+        layers.append(nn.Unflatten(1, (maps[0], side, side)))
         for a, b in itertools.pairwise(maps):
             layers += [*_norm(settings.norm, a), nn.ReLU(), *_DOUBLED[settings.upsampling](a, b)]
-        self.layers = nn.Sequential(*layers, nn.Tanh()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
         """The images of z."""
@@ -146,8 +150,12 @@ class Discriminator(nn.Module):
         for number, (a, b) in enumerate(itertools.pairwise(maps)):
             norm = [] if settings.spectral_norm or number == 0 else _norm(settings.norm, b)
             layers += [bound(nn.Conv2d(a, b, 4, 2, 1)), *norm, nn.LeakyReLU(SLOPE)]
-        self.body = nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layers.append(nn.Flatten())
         self.features = maps[-1] * (data.shape[1] >> (len(maps) - 1)) ** 2
+        if settings.hidden:
+            layers += [bound(nn.Linear(self.features, settings.hidden)), nn.LeakyReLU(SLOPE)]
+            self.features = settings.hidden
+        self.body = nn.Sequential(*layers)
         self.last = bound(nn.Linear(self.features, 1))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -184,6 +192,9 @@ class Dcgan:
         diff_augment.check_policy(self._policy)
         self.generator, self.discriminator = self.build(data)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        if objective not in self.private:  # opacus takes channels-last maps for others: its gradients would be zero
+            for network in self.networks.values():
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.program = Feedforward(
             graph="generator",
             noise={"z": Noise(stream=0, distribution="normal", shape=(self.settings.latent,))},
