@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from aigc_rt.errors import InputError
 from aigc_rt.train.generators.flow import Flow
-from aigc_rt.train.generators.likelihood import Bernoulli, Gaussian
+from aigc_rt.train.generators.likelihood import Bernoulli, Gaussian, divergence
 
 Shape = tuple[int, int, int]
 LARGEST = 7
@@ -154,9 +155,30 @@ class Inference(nn.Module):
         return mean, log_variance
 
 
+class Passed(NamedTuple):
+    """What becomes of images, by way of one sample of their posteriors."""
+
+    code: Tensor
+    """(B, latent)"""
+    logits: Tensor
+    """(B, C, H, W)"""
+    kl: Tensor
+    """Divergence of the posterior from the prior in nats, (B,): exact, or by the sample where the prior is learned."""
+
+
 class Autoencoder(nn.Module):
     """An encoder, a decoder, and what its logits say of images: trained as one."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder, likelihood: Gaussian | Bernoulli) -> None:
         super().__init__()
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
+
+    def forward(self, image: Tensor, noise: Tensor, **given: Tensor) -> Passed:
+        """Of images (B, C, H, W), standard normals (B, latent), and conditions."""
+        mean, log_variance = (half.float() for half in self.encoder(image, **given))  # (B, latent), (B, latent)
+        code = mean + (0.5 * log_variance).exp() * noise
+        logits = self.decoder.logits(code, **given).float()
+        if not len(self.decoder.prior.couplings):
+            return Passed(code, logits, divergence(mean, log_variance))
+        z, log_variance = self.decoder.prior(code, log_variance, **given)
+        return Passed(code, logits, 0.5 * (z.square() - 1.0 - log_variance).float().sum(1))

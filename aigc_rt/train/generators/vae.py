@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from aigc_rt.manifest import Condition, Feedforward, Media, Noise
-from aigc_rt.train.generators.autoencoder import Autoencoder, Decoder, Encoder, Inference, Sizes
+from aigc_rt.train.generators.autoencoder import Autoencoder, Decoder, Encoder, Inference, Passed, Sizes
 from aigc_rt.train.generators.family import DataSpec
-from aigc_rt.train.generators.likelihood import Bernoulli, Gaussian, divergence
+from aigc_rt.train.generators.likelihood import Bernoulli, Gaussian
 from aigc_rt.train.settings import between
 from aigc_rt.train.task import Batch, Loss, Recipe
 
@@ -64,7 +64,7 @@ class Vae:
         self.settings = settings
         self.sizes = Sizes(settings.latent, settings.width, settings.blocks, couplings)
         self.vae = Autoencoder(*self.halves(data), self.likelihoods[objective]())
-        self.networks: Mapping[str, nn.Module] = {"vae": self.vae}
+        self.networks: dict[str, nn.Module] = {"vae": self.vae}
         self.program = Feedforward(
             graph="decoder",
             noise={"z": Noise(stream=0, distribution="normal", shape=(settings.latent,))},
@@ -89,26 +89,21 @@ class Vae:
         vae = _autoencoder(networks)
         return {"decoder": vae.decoder, "encoder": self.inference(vae.encoder, vae.decoder.prior)}
 
+    def passed(self, vae: Autoencoder, batch: Batch) -> Passed:
+        """What `vae` makes of a batch, with the batch's own noise."""
+        passed: Passed = vae(batch.images, batch.normal((self.settings.latent,)), **self.given(batch))
+        return passed
+
     def losses(self, batch: Batch) -> Iterator[Loss]:
         """The negative ELBO in nats a pixel and channel, from one sample of the posterior."""
-        code, kl = self.encoded(self.vae, batch)  # (B, latent), (B,)
-        loss = self.elbo(self.vae.decoder.logits(code, **self.given(batch)), kl, batch.images)
-        yield Loss("vae", loss, {"kl_nats": kl.mean(), **self.vae.likelihood.watched()})
+        passed = self.passed(self.vae, batch)
+        watched = {"kl_nats": passed.kl.mean(), **self.vae.likelihood.watched()}
+        yield Loss("vae", self.elbo(passed, batch.images), watched)
 
-    def elbo(self, logits: Tensor, kl: Tensor, images: Tensor) -> Tensor:
-        """Minus the ELBO of logits (B, C, H, W) and divergences (B,), with beta; a mean over the images."""
-        nats = self.vae.likelihood.nats(logits, images)  # (B,)
-        return (nats + self.settings.beta * kl).mean() / images[0].numel()
-
-    def encoded(self, vae: Autoencoder, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One sample of the posterior, (B, latent), and its divergence from the prior in nats, (B,)."""
-        given = self.given(batch)
-        mean, log_variance = vae.encoder(batch.images, **given)  # (B, latent), (B, latent)
-        code = mean + (0.5 * log_variance).exp() * batch.normal((self.settings.latent,))
-        if not self.sizes.couplings:
-            return code, divergence(mean, log_variance)
-        z, log_variance = vae.decoder.prior(code, log_variance, **given)
-        return code, 0.5 * (z.square() - 1.0 - log_variance).sum(1)  # the average over all z is the divergence
+    def elbo(self, passed: Passed, images: Tensor) -> Tensor:
+        """Minus the ELBO with beta, a mean over the images."""
+        nats = self.vae.likelihood.nats(passed.logits, images)  # (B,)
+        return (nats + self.settings.beta * passed.kl).mean() / images[0].numel()
 
     def measures(self, networks: Mapping[str, nn.Module], batch: Batch) -> dict[str, Tensor]:
         """How well images are made again from the means of their posteriors, and what the whole says of them.
@@ -121,16 +116,16 @@ class Vae:
         """
         vae = _autoencoder(networks)
         given = self.given(batch)
-        code, kl = self.encoded(vae, batch)  # (B, latent), (B,)
-        nats = vae.likelihood.pixels(vae.decoder.logits(code, **given), batch.images)  # (B,)
+        passed = self.passed(vae, batch)
+        nats = vae.likelihood.pixels(passed.logits, batch.images)  # (B,)
         made = vae.decoder.image(vae.encoder(batch.images, **given)[0], **given)  # (B, C, H, W)
         mse = (0.5 * (made - batch.images)).square().flatten(1).mean(1)  # (B,)
         return {
             "mse": mse,
             "psnr_db": -10.0 * mse.clamp_min(1e-12).log10(),
             "ssim": similarity(made, batch.images),
-            "kl_nats": kl,
-            "elbo_bits_per_dim": (nats + kl) / (batch.images[0].numel() * math.log(2.0)),
+            "kl_nats": passed.kl,
+            "elbo_bits_per_dim": (nats + passed.kl) / (batch.images[0].numel() * math.log(2.0)),
         }
 
 

@@ -79,22 +79,23 @@ class VaeGan(Vae):
         real, fake = logits.chunk(2)  # (B,), (B,)
         penalty = adversarial.steepness(adversarial.slopes(logits, both)).sum() / len(made)  # R1 + R2
         yield Loss("discriminator", adversarial.relativistic(real, fake) + self.settings.penalty * penalty)
-        code, kl = self.encoded(self.vae, batch)  # (B, latent), (B,)
-        elbo = self.elbo(decoder.logits(code), kl, batch.images)
+        passed = self.passed(self.vae, batch)
+        elbo = self.elbo(passed, batch.images)
         with torch.no_grad():
             real = judge(batch.images)
         taken = adversarial.relativistic(judge(made), real)
-        yield Loss("vae", elbo + self.settings.adversarial * taken, {"elbo": elbo, "kl_nats": kl.mean()})
+        yield Loss("vae", elbo + self.settings.adversarial * taken, {"elbo": elbo, "kl_nats": passed.kl.mean()})
 
     def features(self, batch: Batch) -> Iterator[Loss]:
         """The paper's three losses; the encoder's and the decoder's are one, because no part learns from another's."""
         judge, decoder = self.discriminator, self.vae.decoder
-        code, kl = self.encoded(self.vae, batch)  # (B, latent), (B,)
-        made = torch.cat([decoder.image(code.detach()), decoder(batch.normal((self.settings.latent,), PRIOR))])
+        passed, z = self.passed(self.vae, batch), batch.normal((self.settings.latent,), PRIOR)
+        made = torch.cat([decoder.image(passed.code.detach()), decoder(z)])  # (2 B, C, H, W)
         yield Loss("discriminator", adversarial.told_apart(judge(batch.images), judge(made.detach())))
         with torch.no_grad():
             seen = judge.body(batch.images)  # (B, features)
-        error = 0.5 * (judge.body(decoder.image(code)) - seen).square().sum(1)  # (B,)
-        nats = (error + self.settings.beta * kl).mean() / batch.images[0].numel()
+        error = 0.5 * (judge.body(torch.tanh(0.5 * passed.logits)) - seen).square().sum(1)  # (B,)
+        nats = (error + self.settings.beta * passed.kl).mean() / batch.images[0].numel()
         taken = adversarial.taken_for_real(judge(made))
-        yield Loss("vae", nats + self.settings.adversarial * taken, {"error": error.mean(), "kl_nats": kl.mean()})
+        watched = {"error": error.mean(), "kl_nats": passed.kl.mean()}
+        yield Loss("vae", nats + self.settings.adversarial * taken, watched)
