@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from aigc_rt.bundle import Bundle
 from aigc_rt.errors import DataError
 from aigc_rt.export.evidence import Judge as Judging
-from aigc_rt.export.evidence import sweep
 from aigc_rt.export.part import Part
 from aigc_rt.export.pipeline import PRECISIONS, export
 from aigc_rt.export.scratch import scratch
 from aigc_rt.generator import Generator
-from aigc_rt.manifest import Feedforward, Json
+from aigc_rt.manifest import Json
 from aigc_rt.train import data as datasets
 from aigc_rt.train import record
+from aigc_rt.train.evaluate import evaluate
 from aigc_rt.train.generators.family import TrainedGenerator
 from aigc_rt.train.quality import Judge
 from aigc_rt.train.run import Adapter, load_generator
-
-JUDGED_SAMPLES = 1000
-JUDGED_SEED = 1
+from aigc_rt.train.samplers import BundleSampler
 
 
 def export_run(
@@ -93,20 +90,15 @@ def _also(trained: TrainedGenerator) -> dict[str, Part]:
 
 
 def _judge(run: Path) -> Judging:
-    of = record.read(run).data
+    trained = record.read(run)
+    of = trained.data
     data = datasets.load(of.source, of.options)
     if data.sha256 != of.sha256:
         found = f"SHA-256 {data.sha256[:12]}... is not the run's {of.sha256[:12]}..."
         raise DataError(f"judge with the data {of.source}", found, "Bring back the run's data, or use --no-quality")
     judge = Judge.of(data, quiet=True)
-    reference = data.images[data.train].transpose(0, 2, 3, 1)
 
     def measure(generator: Generator) -> dict[str, Json]:
-        program = generator.bundle.manifest.program
-        assert isinstance(program, Feedforward)
-        swept = {name: c for name, c in program.conditions.items() if c.default is None}
-        conditions: dict[str, Any] = {name: sweep(c, JUDGED_SAMPLES) for name, c in swept.items()}
-        images = generator.generate(JUDGED_SAMPLES, seed=JUDGED_SEED, **conditions).array
-        return {"seed": JUDGED_SEED, **judge.measure(images, reference)}
+        return evaluate(BundleSampler(generator), judge, private=trained.privacy is not None)
 
     return measure

@@ -1,236 +1,180 @@
-"""How good a generator is, in numbers: a classifier of the same data says what the samples are and how far they are
-from real ones (Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017, for the Fréchet distance).
-"""
+"""The judge of a data set: the features that distances are taken in and, where there are labels, a classifier."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import shutil
-import tempfile
-from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from aigc_rt.errors import DataError, RunError, WriteError
-from aigc_rt.manifest import Feedforward
-from aigc_rt.train import checkpoint, classifier
-from aigc_rt.train.data import SPLIT_SEED, Dataset
-from aigc_rt.train.generators.family import sample
-from aigc_rt.train.loop import Trainer, fit
-from aigc_rt.train.task import to_floats
-from aigc_rt.train.watch import Bar, Saver
+from aigc_rt.errors import DataError
+from aigc_rt.train import features, judges, metrics
+from aigc_rt.train.classifier import Classifier
+from aigc_rt.train.data import Dataset, permutation
+from aigc_rt.train.features import FeatureName, Features, Images
 
 SURE = 0.9
 """A judge is sure of a sample when its best class has at least this probability."""
-COVERED = 0.03
-"""A class is covered when at least this share of the samples is of it."""
-SAMPLES = 1000
-_JUDGE_SEED = 0
-_VERSION = 1
-_BLOCK = 250
+COVERED, FAIR = 0.03, 0.3
+"""A class is covered when this share of the samples is of it or, of more than ten classes, FAIR of an even share."""
+REFERENCE: dict[FeatureName, int] = {"classifier": 100_000, "efficientnet": 10_000}
+"""The most training images, and held-out images, that features are made of: half a minute of work on one thread."""
 
 
 class Judge:
-    """A classifier of a data set's classes, and what it says about samples.
+    """What is known of a data set's images, to hold samples against.
 
     Attributes:
-        accuracy: its share of right answers on the `held_out` images, on which it was not trained.
-        sha256: hash of its weights.
+        data: the set.
+        features: what distances are taken in.
     """
 
-    def __init__(self, network: classifier.Classifier, data: Dataset) -> None:
-        assert data.labels is not None
-        self._network = network.eval().requires_grad_(False)
-        self._names = data.class_names or tuple(str(k) for k in range(data.classes))
-        self.sha256 = hashlib.sha256(safetensors.torch.save(dict(network.state_dict()))).hexdigest()
-        self.held_out = len(data.held_out)
-        answers = self.probabilities(_nhwc(data.images[data.held_out])).argmax(1)
-        self.accuracy = float((answers == data.labels[data.held_out]).mean())
+    def __init__(self, data: Dataset, features: Features, network: Classifier | None, cache: Path) -> None:
+        self.data, self.features = data, features
+        self._network, self._cache = network, cache
+        most = REFERENCE[features.name]
+        self._train, self._held_out = (
+            part[permutation(0, 0, len(part))[:most]] for part in (data.train, data.held_out)
+        )
 
     @classmethod
-    def of(cls, data: Dataset, cache: Path | None = None, quiet: bool = False) -> Judge:
-        """The judge of a data set: from the cache, or trained (some 10 s on two cores) and put there.
+    def of(
+        cls, data: Dataset, cache: Path | None = None, quiet: bool = False, features: FeatureName | None = None
+    ) -> Judge:
+        """The judge of a data set: from the cache, or made and put there.
 
         Args:
-            data: images with labels of at least two classes.
+            data: at least six images to train on.
             cache: folder of judges; None is the user's cache folder.
             quiet: no progress bar.
+            features: None is the classifier where the images are of several classes, else EfficientNet.
 
         Raises:
-            DataError: no labels, one class, or fewer than two images to train on.
+            DataError: too few images, or the classifier's features asked for and no classes.
+            MissingDependency: EfficientNet is not installed.
             WriteError: the cache cannot be written.
         """
-        if data.labels is None or data.classes < 2:
+        if len(data.train) < metrics.FEWEST:
             raise DataError(
                 f"judge generators of {data.name}",
-                "its images have no labels" if data.labels is None else "its images are all of one class",
-                "Give labels (sub-folders named after the classes), or train without evaluation",
-            )
-        if len(data.train) < 2:
-            raise DataError(
-                f"judge generators of {data.name}",
-                f"{len(data.train)} image is there to compare with, {len(data.held_out)} held out; two are needed",
+                f"{len(data.train)} images are there to compare with; {metrics.FEWEST} are needed",
                 "Give more images, or train without evaluation",
             )
-        folder = (cache or Path(platformdirs.user_cache_dir("aigc-rt", appauthor=False)) / "judges") / _key(data)
-        if folder.is_dir():
-            try:
-                return cls(_load(folder, data), data)
-            except RunError:  # a damaged cache is mended by making it again
-                shutil.rmtree(folder)
-        _train(folder, data, quiet)
-        return cls(_load(folder, data), data)
+        classified = len(data.present) > 1
+        if features == "classifier" and not classified:
+            raise DataError(
+                f"judge generators of {data.name} by a classifier",
+                "its images have no labels" if data.labels is None else "its images are all of one class",
+                "Use EfficientNet's features, or give labels (sub-folders named after the classes)",
+            )
+        place = judges.folder(cache)
+        network = judges.trained(data, place, quiet) if classified else None
+        return cls(data, _features(data, network, features), network, place)
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Chance of each class: (N, H, W, C) uint8 to (N, K)."""
+    @cached_property
+    def reference(self) -> Tensor:
+        """Features of the training images, REFERENCE at most, in a random order that stays: (N, D)."""
+        return self._kept("train", self._train)
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """Features of the held-out images, likewise: (N, D)."""
+        return self._kept("held-out", self._held_out)
+
+    def _kept(self, part: str, chosen: NDArray[np.int64]) -> Tensor:
+        name = f"{self.data.sha256[:16]}-{self.data.split_sha256[:16]}-{self.features.sha256[:16]}-{part}"
+        return self.features.kept(nhwc(self.data.images[chosen]), self._cache / "features" / name)
+
+    def held_out_images(self, most: int) -> tuple[Images, NDArray[np.int64] | None]:
+        """The first of the held-out images as `held_out` has them, (N, H, W, C), and their labels."""
+        chosen = self._held_out[:most]
+        return nhwc(self.data.images[chosen]), None if self.data.labels is None else self.data.labels[chosen]
+
+    def reference_labels(self) -> NDArray[np.int64] | None:
+        """Of the images of `reference`."""
+        return None if self.data.labels is None else self.data.labels[self._train]
+
+    @cached_property
+    def classifier(self) -> dict[str, Any] | None:
+        """What the classifier is, None where there is none: its `accuracy` on so many `held_out` images, which are new to
+        it, the share of them that it is `sure` of, and the hash of its weights.
+        """
+        if self._network is None:
+            return None
+        images, labels = self.held_out_images(len(self._held_out))
+        found = {"accuracy": None, "sure": None, "held_out": len(images)}
+        if len(images):
+            probabilities = self.probabilities(images)
+            found["accuracy"] = float((probabilities.argmax(1) == labels).mean())
+            found["sure"] = float((probabilities.max(1) >= SURE).mean())
+        return found | {"sha256": features.weights_hash(self._network)}
+
+    @property
+    def classified(self) -> bool:
+        """Whether it has a classifier."""
+        return self._network is not None
+
+    def probabilities(self, images: Images) -> NDArray[np.float32]:
+        """Chance of each class: (N, H, W, C) uint8 to (N, K); only where it has a classifier."""
+        assert self._network is not None
         with torch.no_grad():
-            blocks = [self._network(block).softmax(1) for block in _blocks(images)]
-        probabilities: NDArray[np.float32] = torch.cat(blocks).numpy()
-        return probabilities
+            blocks = [self._network(block).softmax(1) for block in features.blocks(images)]
+        found: NDArray[np.float32] = torch.cat(blocks).numpy()
+        return found
 
-    def frechet(self, samples: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-        """Fréchet distance of two sets of images, each (N, H, W, C) uint8, in the judge's features."""
-        from torchmetrics.image.fid import FrechetInceptionDistance  # 2 s to import
+    def name_of(self, number: int) -> str:
+        """A class's name."""
+        return self.data.class_names[number] if self.data.class_names else str(number)
 
-        metric = FrechetInceptionDistance(feature=_Features(self._network))
-        for images, real in ((reference, True), (samples, False)):
-            for block in _blocks(images):
-                metric.update(block, real=real)
-        return float(metric.compute())
-
-    def measure(self, samples: NDArray[np.uint8], reference: NDArray[np.uint8]) -> dict[str, Any]:
-        """What the judge says of samples against real images, each (N, H, W, C) uint8, as JSON.
+    def classes(self, probabilities: NDArray[np.float32] | None) -> dict[str, Any]:
+        """What the classifier says of samples, from `probabilities` of them; None throughout where it has none.
 
         Returns:
-            samples, reference: how many. sure: share of the samples it is sure of, `sure_from` on. shares: of each
-            class. covered: classes with at least `covered_from` of the samples, of `classes`. frechet: the distance.
-            judge: its own accuracy on `held_out` images, and the hash of its weights.
-
-        Raises:
-            ValueError: fewer than two samples or reference images: no covariance.
+            sure: share of the samples it is sure of, `sure_from` on. shares: of each class, by name. covered: how many
+            of the `classes` that were trained on have at least `covered_from` of the samples. classifier: see there.
         """
-        if min(len(samples), len(reference)) < 2:
-            raise ValueError(f"{len(samples)} samples, {len(reference)} reference images: two of each are needed")
-        probabilities = self.probabilities(samples)
-        shares = np.bincount(probabilities.argmax(1), minlength=len(self._names)) / len(samples)
-        return {
-            "samples": len(samples),
-            "reference": len(reference),
+        present = self.data.present
+        found: dict[str, Any] = dict.fromkeys(("sure", "sure_from", "shares", "covered", "covered_from", "classifier"))
+        if probabilities is None:
+            return found | {"classes": len(present)}
+        shares = np.bincount(probabilities.argmax(1), minlength=self.data.classes) / len(probabilities)
+        covered_from = min(COVERED, FAIR / len(present))
+        return found | {
             "sure": float((probabilities.max(1) >= SURE).mean()),
             "sure_from": SURE,
-            "shares": {name: float(share) for name, share in zip(self._names, shares, strict=True)},
-            "covered": int((shares >= COVERED).sum()),
-            "covered_from": COVERED,
-            "classes": len(self._names),
-            "frechet": self.frechet(samples, reference),
-            "judge": {"accuracy": self.accuracy, "held_out": self.held_out, "sha256": self.sha256},
+            "shares": {self.name_of(number): float(share) for number, share in enumerate(shares)},
+            "covered": int((shares[list(present)] >= covered_from).sum()),
+            "covered_from": covered_from,
+            "classes": len(present),
+            "classifier": self.classifier,
         }
 
-    def judge(
-        self, module: nn.Module, untrained: nn.Module, program: Feedforward, data: Dataset, seed: int = 0
-    ) -> dict[str, Any]:
-        """`measure` of SAMPLES samples of a generator against the images it was trained on, with two yardsticks.
-
-        Returns:
-            What `measure` returns, and: frechet_untrained: the distance of the same family with fresh weights;
-            frechet_ratio: the trained one's share of that; frechet_held_out: that of real images not trained on.
+    def finite(self, found: float) -> float:
+        """The distance itself.
 
         Raises:
-            DataError: the distances are no finite numbers.
+            DataError: it is no finite number.
         """
-        real = _nhwc(data.images[data.train])
-        found = self.measure(sample(module, program, seed, SAMPLES), real)
-        before = self.frechet(sample(untrained, program, seed, SAMPLES), real)
-        held_out = self.frechet(_nhwc(data.images[data.held_out]), real) if self.held_out > 1 else None
-        if not (math.isfinite(found["frechet"]) and math.isfinite(before) and before > 0):
+        if not math.isfinite(found):
             raise DataError(
-                f"judge generators of {data.name}",
-                f"the distances are {found['frechet']} trained and {before} untrained",
+                f"judge generators of {self.data.name}",
+                f"the distance of the samples is {found}",
                 "Give more images, or train without evaluation",
             )
-        return found | {
-            "frechet_untrained": before,
-            "frechet_ratio": found["frechet"] / before,
-            "frechet_held_out": held_out,
-            "noise_seed": seed,
-        }
+        return found
 
 
-class _Features(nn.Module):
-    """What torchmetrics asks for: a module that makes features and says how many."""
-
-    num_features = classifier.FEATURES
-
-    def __init__(self, network: classifier.Classifier) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, num_features)."""
-        return self.network.features(images)
+def _features(data: Dataset, network: Classifier | None, asked: FeatureName | None) -> Features:
+    if network is None or asked == "efficientnet":
+        return features.efficientnet(data.shape)
+    return features.of_classifier(network)
 
 
-def _key(data: Dataset) -> str:
-    """Everything that decides a judge's weights on one machine."""
-    said = [_VERSION, data.sha256, SPLIT_SEED, _JUDGE_SEED, asdict(classifier.recipe(len(data.train)))]
-    said += [classifier.FEATURES, classifier.SHIFT, torch.__version__]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-
-
-def _train(folder: Path, data: Dataset, quiet: bool) -> None:
-    """Train a judge and put it at `folder`, whole or not at all; another process may do the same."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as aside:
-            trainer = Trainer(_task(data), data, classifier.recipe(len(data.train)), _JUDGE_SEED)
-            bar = [] if quiet else [Bar("judge", 0, trainer.steps)]
-            fit(
-                trainer,
-                trainer.steps,
-                [*bar, Saver(Path(aside) / "judge", trainer.steps, {"torch": torch.__version__})],
-            )
-            if not folder.is_dir():
-                (Path(aside) / "judge").rename(folder)
-    except OSError as error:
-        if isinstance(error, WriteError) or folder.is_dir():
-            raise
-        raise WriteError(
-            f"write the judge {folder}", error.strerror or str(error), "Name a folder you may write to as its cache"
-        ) from error
-
-
-def _task(data: Dataset) -> classifier.Judging:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_JUDGE_SEED)
-        return classifier.Judging(data.shape, data.classes)
-
-
-def _load(folder: Path, data: Dataset) -> classifier.Classifier:
-    path = checkpoint.newest(folder)
-    if path is None:
-        raise RunError(f"read the judge {folder}", "there is no checkpoint in it", "Remove it")
-    network = _task(data).judge
-    try:
-        network.load_state_dict(checkpoint.strip(checkpoint.load(path).tensors, "average.judge."))
-    except RuntimeError as error:
-        raise RunError(f"read the judge {folder}", str(error), "Remove it") from None
-    return network
-
-
-def _nhwc(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def nhwc(images: NDArray[np.uint8]) -> Images:
+    """(N, C, H, W) as (N, H, W, C)."""
     return images.transpose(0, 2, 3, 1)
-
-
-def _blocks(images: NDArray[np.uint8]) -> list[Tensor]:
-    """(N, H, W, C) uint8 as blocks of (B, C, H, W) float32 in [-1, 1]."""
-    floats = to_floats(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
-    return list(torch.split(floats, _BLOCK))

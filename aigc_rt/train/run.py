@@ -7,23 +7,26 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from aigc_rt.errors import AigcRtError, DataError, InputError, RunError, WriteError
+from aigc_rt.errors import AigcRtError, DataError, InputError, MissingDependency, RunError, WriteError
 from aigc_rt.train import adapters, checkpoint, generators, record, tuning
 from aigc_rt.train import data as datasets
-from aigc_rt.train.data import Dataset
 from aigc_rt.train.data_options import DataOptions
+from aigc_rt.train.evaluate import evaluate
 from aigc_rt.train.generators.family import Family, TrainedGenerator, sample, trained
 from aigc_rt.train.loop import Trainer, Watcher, fit
+from aigc_rt.train.memorisation import FIGURE
 from aigc_rt.train.options import TrainOptions, check_resumable, new_run, objective_of
 from aigc_rt.train.quality import Judge
+from aigc_rt.train.quality_curve import watching
 from aigc_rt.train.record import CHECKPOINTS, RunRecord, Status
+from aigc_rt.train.samplers import RunSampler
 from aigc_rt.train.settings import configured
 from aigc_rt.train.source import Source, opened
 from aigc_rt.train.stream import Shuffled
@@ -85,11 +88,12 @@ def train(
         else:
             _restore(trainer, options.out, run)
         workers.wait()
-        run = _fit(options, run.but(step=trainer.step), family, trainer)
+        judge = cache(partial(Judge.of, data, options.judge, options.quiet))
+        run = _fit(options, run.but(step=trainer.step), family, trainer, judge)
         if not workers.first:
             return run
         progress("judging the samples")
-        return _judged(options, run, family, trainer, data)
+        return _judged(options, run, family, trainer, judge)
 
 
 def load_generator(run: Path, adapter: Adapter = "merged") -> TrainedGenerator:
@@ -248,7 +252,9 @@ def _generator(name: str, run: RunRecord, family: Family, trainer: Trainer) -> T
     return trained(family, merged, name, run.made(), run.quality)
 
 
-def _fit(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer) -> RunRecord:
+def _fit(
+    options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer, judge: Callable[[], Judge]
+) -> RunRecord:
     """Take the steps that are left, and keep run.json in step with the checkpoints."""
     stop = min(run.steps, options.max_steps or run.steps)
     if trainer.step >= stop and run.status in ("stopped", "finished"):
@@ -260,7 +266,7 @@ def _fit(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer
         found = run.but(step=step, status=status, seconds=seconds, quality=None, quality_note=None)
         return found.write(options.out) if trainer.workers.first else found
 
-    watchers = _watchers(options, run, family, trainer, stop, now) if trainer.workers.first else []
+    watchers = _watchers(options, run, family, trainer, stop, now, judge) if trainer.workers.first else []
     try:
         fit(trainer, stop, watchers)
     except KeyboardInterrupt:
@@ -283,28 +289,37 @@ def _watchers(
     trainer: Trainer,
     stop: int,
     now: Callable[[int, Status], RunRecord],
+    judge: Callable[[], Judge],
 ) -> list[Watcher]:
     main = family.graphs(trainer.averages)[family.program.graph]
     draw = partial(sample, main, family.program, run.seed, GRID)
+    curves = Curves(options.out, trainer.step, math.ceil(run.steps / POINTS), math.ceil(run.steps / GRIDS), draw)
     watchers: list[Watcher] = [
         Saver(options.out / CHECKPOINTS, math.ceil(run.steps / SAVES), run.versions, lambda step: now(step, "running")),
-        Curves(options.out, trainer.step, math.ceil(run.steps / POINTS), math.ceil(run.steps / GRIDS), draw),
+        curves,
     ]
+    if options.evaluate:
+        watchers += watching(curves, math.ceil(run.steps / SAVES), RunSampler(family, trainer.averages), judge)
     return watchers if options.quiet else [*watchers, Bar(options.family, trainer.step, stop)]
 
 
-def _judged(options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer, data: Dataset) -> RunRecord:
+def _judged(
+    options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer, judge: Callable[[], Judge]
+) -> RunRecord:
     if run.quality is not None:
         return run
     if not options.evaluate:
         return run.but(quality_note="not asked for").write(options.out)
     try:
-        judge = Judge.of(data, options.judge, options.quiet)
-        main = family.program.graph
         fresh = create(run)
-        module, untrained = family.graphs(trainer.averages)[main], fresh.graphs(fresh.networks)[main].eval()
-        quality = judge.judge(module, untrained, family.program, data)
-    except DataError as error:
+        quality = evaluate(
+            RunSampler(family, trainer.averages),
+            judge(),
+            untrained=RunSampler(fresh, fresh.networks),
+            private=run.privacy is not None,
+            figure=options.out / FIGURE,
+        )
+    except (DataError, MissingDependency) as error:
         return run.but(quality_note=f"{error.asked}: {error.found}").write(options.out)
     except KeyboardInterrupt:
         run.but(quality_note="interrupted before it was judged").write(options.out)

@@ -120,11 +120,12 @@ def trained(
     graphs = {role: module.eval().requires_grad_(False) for role, module in family.graphs(networks).items()}
     main, examples = graphs[family.program.graph], inputs(family.program, seed=0, start=0, count=2)
     with torch.no_grad():
-        examples_of_others = examples | {"image": main(**examples)}
+        many = inputs(family.program, seed=0, start=0, count=MAX_BATCH)  # what a further graph is compared on
+        many["image"] = main(**many)
     also = {}
     for role, names in family.further.items():
         taken = list(inspect.signature(graphs[role].forward).parameters)
-        also[role] = Piece(graphs[role], {key: examples_of_others[key] for key in taken}, _batched(taken), names)
+        also[role] = Piece(graphs[role], {key: many[key] for key in taken}, _batched(taken), names)
     return TrainedGenerator(main, examples, _batched(examples), family.program, name, made, quality, also)
 
 
@@ -154,12 +155,12 @@ def inputs(
     }
     for name, condition in program.conditions.items():
         given = (conditions or {}).get(name)
-        values = _swept(condition, start, count) if given is None else np.broadcast_to(np.asarray(given), (count,))
+        values = swept(condition, start, count) if given is None else np.broadcast_to(np.asarray(given), (count,))
         found[condition.input] = torch.from_numpy(values.astype(condition.dtype))
     return found
 
 
-def _swept(condition: Condition, start: int, count: int) -> NDArray[Any]:
+def swept(condition: Condition, start: int, count: int) -> NDArray[Any]:
     """Values of a condition for samples in order: all whole ones in turn, or the default, or the highest."""
     if np.issubdtype(np.dtype(condition.dtype), np.integer):
         return np.asarray(condition.low + np.arange(start, start + count) % int(condition.high - condition.low + 1))
