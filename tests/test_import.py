@@ -83,7 +83,7 @@ def test_without_torch_the_error_names_the_command_that_installs_it(code: str, e
 def test_the_bench_runs_without_torch_and_says_what_installs_it(images: Path) -> None:
     code = (
         "from pathlib import Path\nfrom aigc_rt.bench.measure import BenchOptions, bench\n"
-        "options = BenchOptions(peers=('torch-eager', 'onnxruntime'), batches=(1,), seconds=0.01, blocks=1, threads=1)\n"
+        "options = BenchOptions(peers=('torch-eager', 'onnxruntime'), batches=(1,), seconds=0.1, blocks=1)\n"
         f"print(bench(Path({str(images)!r}), options)['rows'][0]['reason'])"
     )
     done = python(WITHOUT_TORCH.format(code=code))
