@@ -23,6 +23,7 @@ from aigc_rt.train.generators.family import Family, TrainedGenerator, sample, tr
 from aigc_rt.train.loop import Trainer, Watcher, fit
 from aigc_rt.train.memorisation import FIGURE
 from aigc_rt.train.options import TrainOptions, check_resumable, new_run, objective_of
+from aigc_rt.train.privacy import Guard, respent
 from aigc_rt.train.quality import Judge
 from aigc_rt.train.quality_curve import watching
 from aigc_rt.train.record import CHECKPOINTS, RunRecord, Status
@@ -76,20 +77,23 @@ def train(
         run = _same(before, new_run(options, data, workers), options.out) if before else new_run(options, data, workers)
         with _buildable(data.shape):
             family = create(run, source)
-            stream = Shuffled(data, run.recipe, run.seed, workers, run.augment)
-            trainer = Trainer(family, data, run.recipe, run.seed, workers, stream)
+            guard = Guard.of(run, family, data, workers, options.out if before else None)
+            stream = guard.stream if guard else Shuffled(data, run.recipe, run.seed, workers, run.augment)
+            trainer = Trainer(family, data, run.recipe, run.seed, workers, stream, guard and guard.update)
         if before is None:
-            run = run.but(steps=trainer.steps)
+            run = run.but(steps=trainer.steps, spent=guard and guard.spent(0))
             if workers.first:
                 if export_check is not None:
                     progress("checking that the generator can be exported")
                     export_check(_generator(options.out.name, run, family, trainer))
+                if guard:
+                    guard.keep(_made(options.out))
                 run.write(_made(options.out))
         else:
             _restore(trainer, options.out, run)
         workers.wait()
         judge = cache(partial(Judge.of, data, options.judge, options.quiet))
-        run = _fit(options, run.but(step=trainer.step), family, trainer, judge)
+        run = _fit(options, run.but(step=trainer.step), family, trainer, judge, guard)
         if not workers.first:
             return run
         progress("judging the samples")
@@ -139,7 +143,8 @@ def restored(run: Path, merge: bool = True) -> tuple[RunRecord, Family, dict[str
     if merge:
         averages = {role: adapters.merge(network) for role, network in averages.items()}
     quality = found.quality if found.step == saved.step else None
-    return found.but(step=saved.step, quality=quality), family, averages
+    spent = respent(found.spent, saved.step)
+    return found.but(step=saved.step, quality=quality, spent=spent), family, averages
 
 
 def create(run: RunRecord, source: Source | None = None) -> Family:
@@ -253,17 +258,24 @@ def _generator(name: str, run: RunRecord, family: Family, trainer: Trainer) -> T
 
 
 def _fit(
-    options: TrainOptions, run: RunRecord, family: Family, trainer: Trainer, judge: Callable[[], Judge]
+    options: TrainOptions,
+    run: RunRecord,
+    family: Family,
+    trainer: Trainer,
+    judge: Callable[[], Judge],
+    guard: Guard | None,
 ) -> RunRecord:
     """Take the steps that are left, and keep run.json in step with the checkpoints."""
-    stop = min(run.steps, options.max_steps or run.steps)
-    if trainer.step >= stop and run.status in ("stopped", "finished"):
+    last = guard.last_step if guard else run.steps
+    stop = min(last, options.max_steps or run.steps)
+    if trainer.step >= stop and run.status in ("stopped", "budget spent", "finished"):
         return run
     began, spent = time.perf_counter(), run.seconds
 
     def now(step: int, status: Status) -> RunRecord:
         seconds = spent + time.perf_counter() - began
-        found = run.but(step=step, status=status, seconds=seconds, quality=None, quality_note=None)
+        privacy = guard and guard.spent(step)
+        found = run.but(step=step, status=status, seconds=seconds, spent=privacy, quality=None, quality_note=None)
         return found.write(options.out) if trainer.workers.first else found
 
     watchers = _watchers(options, run, family, trainer, stop, now, judge) if trainer.workers.first else []
@@ -279,7 +291,8 @@ def _fit(
         raise WriteError(
             f"write into the run {options.out}", error.strerror or str(error), "Free space, then go on with --resume"
         ) from error
-    return now(trainer.step, "finished" if trainer.step == run.steps else "stopped")
+    ends: dict[int, Status] = {last: "budget spent", run.steps: "finished"}
+    return now(trainer.step, ends.get(trainer.step, "stopped"))
 
 
 def _watchers(
