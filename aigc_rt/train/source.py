@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from aigc_rt.errors import AigcRtError, RunError
@@ -113,9 +114,10 @@ def opened(options: TrainOptions) -> tuple[TrainOptions, Source | None]:
 
 def _family(path: Path, run: RunRecord, saved: checkpoint.Checkpoint) -> Family:
     try:
-        family = generators.create(run.family, run.data.spec, run.objective, run.settings)
-        if run.tuning is not None:
-            tuning.apply(family, run.tuning)
+        with torch.random.fork_rng(devices=[]):
+            family = generators.create(run.family, run.data.spec, run.objective, run.settings)
+            if run.tuning is not None:
+                tuning.apply(family, run.tuning)
         for role, network in family.networks.items():
             kind = "average" if role in family.averaged else "network"
             network.load_state_dict(checkpoint.strip(saved.tensors, f"{kind}.{role}."))

@@ -100,6 +100,12 @@ def test_what_is_taken_over_and_recorded(source: Path, tmp_path: Path) -> None:
     assert other.objective == "r3gan"
 
 
+def test_what_is_usual_for_the_sources_objective_is_taken_over(convolutions: Path, tmp_path: Path) -> None:
+    tuning, loading = Tuning(start=str(convolutions)), DataOptions(size=32, limit=128)
+    asked = options(tmp_path / "run", tuning, family="dcgan", objective="r3gan", loading=loading, max_steps=1)
+    assert train(asked).settings["norm"] == "batch", "r3gan's is none, for which the weights do not fit"
+
+
 def test_from_a_checkpoint(source: Path, tmp_path: Path) -> None:
     early = sorted((source / "checkpoints").iterdir())[0]
     run = train(options(tmp_path / "run", Tuning(start=str(early)), max_steps=1))
@@ -229,7 +235,7 @@ def test_resuming_is_exact_and_needs_no_source(adapted: Path, source: Path, tmp_
     tuning = Tuning(start=str(gone), rank=4)
     train(options(out, tuning, recipe=QUICK, max_steps=11))
     shutil.rmtree(gone)
-    with pytest.raises(RunError, match="resume .* with tuning"):
+    with pytest.raises(RunError, match=r"resume .* with tuning"):
         train(options(out, dataclasses.replace(tuning, rank=5), recipe=QUICK, resume=True))
     run = train(options(out, tuning, recipe=QUICK, resume=True))
     assert (run.status, run.tuning and run.tuning.rank) == ("finished", 4)
@@ -263,6 +269,39 @@ def test_a_strength_in_the_bundle(adapted: Path, source: Path, tmp_path: Path) -
         assert np.abs(found[k].astype(int) - expected[k]).max() <= 1
 
 
+def test_every_graph_with_adapters_has_the_strength(tmp_path: Path) -> None:
+    small = {"width": 8, "latent": 4, "blocks": 0}
+    train(options(tmp_path / "source", family="vae", settings=small, max_steps=5))
+    tuning = Tuning(start=str(tmp_path / "source"), rank=2)
+    train(options(tmp_path / "both", tuning, family="vae", recipe=QUICK))
+    origin, merged = load_generator(tmp_path / "source"), load_generator(tmp_path / "both")
+    export_run(tmp_path / "both", tmp_path / "live", adapter="live", precisions=("fp32",))
+    image = np.random.default_rng(0).uniform(-1, 1, (3, *data.load("digits").shape)).astype(np.float32)
+    with torch.no_grad(), aigc_rt.load(tmp_path / "live", device="cpu") as gen:
+        scale = np.array([0.0, 1.0, 0.0], np.float32)
+        found = gen.run({"image": image, "adapter_scale": scale}, graph="encoder")["mean"]
+        for k, one in enumerate((origin, merged, origin)):
+            expected = one.also["encoder"].module(torch.from_numpy(image))[0].numpy()
+            np.testing.assert_allclose(found[k], expected[k], atol=1e-4)
+        assert gen.generate(2, seed=1, adapter_scale=0.5).array.shape == (2, 8, 8, 1)
+
+    half = dataclasses.replace(tuning, targets=("vae.decoder.*",))
+    train(options(tmp_path / "half", half, family="vae", recipe=QUICK, max_steps=5))
+    live = load_generator(tmp_path / "half", "live")
+    assert "adapter_scale" in live.program.conditions
+    assert list(live.also["encoder"].example_inputs) == ["image"]
+
+
+def test_what_is_not_exported_is_trained_as_ever(tmp_path: Path) -> None:
+    small = {"width": 8, "latent": 4, "blocks": 0}
+    train(options(tmp_path / "source", family="vae", settings=small, max_steps=2))
+    train(options(tmp_path / "run", Tuning(start=str(tmp_path / "source"), rank=2), family="vae", recipe=QUICK))
+    before, after = first(tmp_path / "source", "vae"), first(tmp_path / "run", "vae")
+    likelihood = [name for name in before if "likelihood" in name]
+    assert likelihood
+    assert all(not torch.equal(before[name], after[name]) for name in likelihood)
+
+
 def compared(source: Path, folder: Path, family: str, name: str, most: int, steps: int) -> dict[str, float]:
     """Distances of 1,000 threes from real threes not trained on: from scratch, fine-tuned whole, with adapters."""
     whole, loading = data.load(name), DataOptions(only=(3,), limit=most)
@@ -294,7 +333,6 @@ def _drawn(run: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def test_a_source_is_worth_having(tmp_path: Path) -> None:
     train(options(tmp_path / "all", recipe={"epochs": 16}))
     found = compared(tmp_path / "all", tmp_path, "gan", "digits", most=60, steps=60)
-    print(found)
     assert found["whole"] < 0.5 * found["scratch"], found
     assert found["adapters"] < 0.5 * found["scratch"], found
 
@@ -303,6 +341,5 @@ def test_a_source_is_worth_having(tmp_path: Path) -> None:
 def test_a_source_is_worth_having_of_mnist(tmp_path: Path) -> None:
     train(options(tmp_path / "all", data="mnist5k", recipe={"epochs": 30}))
     found = compared(tmp_path / "all", tmp_path, "gan", "mnist5k", most=200, steps=300)
-    print(found)
     assert found["whole"] < 0.5 * found["scratch"], found
     assert found["adapters"] < 0.5 * found["scratch"], found
