@@ -30,8 +30,9 @@ def test_links_resolve(page: Path) -> None:
 def test_the_readmes_python_runs(code: str, images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "demo" / "digits")
     (tmp_path / "readme.py").write_text(code)
-    done = subprocess.run([sys.executable, "readme.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for _ in range(2):  # a reader tries it again
+        done = subprocess.run([sys.executable, "readme.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_readmes_commands_and_options_exist() -> None:
