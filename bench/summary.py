@@ -105,16 +105,22 @@ def _unstable(row: Json, controls: Sequence[Json]) -> str | None:
     The A/A control counts once its whole interval lies more than 5% from 1: two processes of one program often differ
     by less, with an interval that leaves 1 out.
     """
-    for number, low, high in (("median", "low_ms", "high_ms"), ("ratio", "low", "high")):
-        ends = row if number == "median" else row["speedup"]
-        if ends and (span := timing.Interval(0.0, ends[low], ends[high]).span()) > LARGEST_SPAN:
-            return f"its {number}'s interval spans {span:.1f}x"
+    intervals = {"median": timing.Interval(row["median_ms"], row["low_ms"], row["high_ms"])}
+    if row["speedup"]:
+        intervals["ratio"] = _interval(row["speedup"])
+    for number, interval in intervals.items():
+        if interval.span() > LARGEST_SPAN:
+            return f"its {number}'s interval spans {interval.span():.1f}x"
     for control in controls:
         low, high = control["low"] or 1.0, control["high"] or 1.0
         here = (control["device"], control["batch"]) == (row["device"], row["batch"])
         if here and (low > LARGEST_CONTROL or high < 1 / LARGEST_CONTROL):
             return f"{control['peer']} against itself came out as {control['median']:.2f}x"
     return None
+
+
+def _interval(ratio: Json) -> timing.Interval:
+    return timing.Interval(ratio["median"], ratio["low"], ratio["high"])
 
 
 def _speedup(baseline: Blocks, blocks: Blocks, seed: int) -> Json:
@@ -149,7 +155,7 @@ def _doubts(
     if shares and (share := float(np.mean(shares))) > LARGEST_OTHERS:
         doubts.append(f"Other programs took {share:.0%} of the cores' time while this was measured.")
     for control in controls:
-        interval = timing.Interval(control["median"], control["low"], control["high"])
+        interval = _interval(control)
         if interval.excludes(1.0):
             doubts.append(
                 f"{control['peer']} against itself at batch {control['batch']} came out as {interval.median:.3f}x "
