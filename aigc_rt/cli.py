@@ -29,7 +29,7 @@ def application() -> typer.Typer:
     except ImportError:
         sys.stderr.write("aigc-rt: the command needs typer: pip install 'aigc-rt[cli]'\n")
         raise SystemExit(1) from None
-    from aigc_rt import cli_bench, cli_bundle, cli_export, cli_train
+    from aigc_rt import cli_bench, cli_bundle, cli_evaluate, cli_export, cli_train
     from aigc_rt.command import ends_well, options
 
     app = typer.Typer(
@@ -41,7 +41,7 @@ def application() -> typer.Typer:
         help="Take a trained PyTorch generator to production.",
     )
     app.callback(invoke_without_command=True)(options)
-    for room in (cli_train, cli_export, cli_bundle, cli_bench):
+    for room in (cli_train, cli_evaluate, cli_export, cli_bundle, cli_bench):
         for function in room.COMMANDS:
             app.command()(ends_well(function))
     return app

@@ -101,7 +101,7 @@ class Judge:
 
     @cached_property
     def classifier(self) -> dict[str, Any] | None:
-        """What the classifier is, None where there is none: its `accuracy` on so many `held_out` images, which are new to
+        """What the classifier is, None where there is none: its `accuracy` on the `held_out` images, so many and new to
         it, the share of them that it is `sure` of, and the hash of its weights.
         """
         if self._network is None:

@@ -135,6 +135,7 @@ class RunRecord:
         """What a bundle records of the run."""
         kept = ("family", "objective", "settings", "seed", "step", "steps", "status", "versions", "commit")
         data = {key: getattr(self.data, key) for key in ("name", "sha256", "origin", "licence", "train")}
+        data["options"] = asdict(self.data.options)
         parts = {name: getattr(self, name) for name in ("recipe", "augment", "tuning", "privacy")}
         return {
             **{name: getattr(self, name) for name in kept},
