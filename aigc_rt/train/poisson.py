@@ -20,7 +20,7 @@ from aigc_rt.errors import RunError, WriteError
 from aigc_rt.train.augment import Augment
 from aigc_rt.train.data import Dataset
 from aigc_rt.train.stream import load
-from aigc_rt.train.task import DRAWS, Batch, Recipe
+from aigc_rt.train.task import DRAWS, ORDER, Batch, Recipe
 from aigc_rt.train.workers import Workers
 
 FILE = "secret"
@@ -109,17 +109,27 @@ class PoissonBatch(Batch):
 
     Attributes:
         drawn: images in the sample; where there are none, one blank image stands in, whose gradient is to be dropped.
-        made: rows of every draw; None is one a row of `images`. How many images were drawn is private, so a generator
-            that is not part of the private network must not come to know it.
+        made: rows of every draw; None is one a row of `images`. How many images were drawn is private, and of which
+            classes, so a generator that is not part of the private network must not come to know it.
+        classes: of the data, 0 without labels.
     """
 
     drawn: int
     made: int | None
+    classes: int
 
     @property
     def rows(self) -> int:
         """Of every draw."""
         return len(self.images) if self.made is None else self.made
+
+    @property
+    def asked(self) -> Tensor | None:
+        """Classes that made images are to be of, (rows,) int64: any, all equally likely."""
+        if self.made is None or self.labels is None:
+            return self.labels
+        words = noise.words(self.seed, ORDER, self.first, self.made, 1)[:, 0] % np.uint64(self.classes)
+        return torch.from_numpy(words.astype(np.int64)).to(self.images.device)
 
     def normal(self, shape: tuple[int, ...], stream: int = 0) -> Tensor:
         """Standard normals, (rows, *shape) float32."""
@@ -179,5 +189,5 @@ class PoissonStream:
         else:
             images = torch.zeros((1, *self.data.shape), device=device)
             labels = None if self._labels is None else torch.zeros(1, dtype=torch.int64, device=device)
-        self.step, self.batch = step, PoissonBatch(images, labels, seed, first, drawn, self.made)
+        self.step, self.batch = step, PoissonBatch(images, labels, seed, first, drawn, self.made, self.data.classes)
         return [self.batch]

@@ -60,7 +60,7 @@ def _batches(spec: DataSpec, update: PrivateUpdate) -> Iterator[PoissonBatch]:
     labels = torch.randint(spec.classes, (IMAGES + 1,)) if spec.classes else None
     for chosen in ([0, 1, 2], [3, 1, 2]):
         told = None if labels is None else labels[chosen].to(device)
-        yield PoissonBatch(images[chosen].to(device), told, 0, 0, IMAGES, made)
+        yield PoissonBatch(images[chosen].to(device), told, 0, 0, IMAGES, made, spec.classes)
 
 
 def _rows(family: Family, role: str, update: PrivateUpdate, batch: PoissonBatch) -> tuple[Tensor, dict[int, Tensor]]:
@@ -90,5 +90,5 @@ def _refused(found: str) -> InputError:
     return InputError(
         "train with differential privacy",
         found,
-        "Choose settings without batch norm, spectral norm, penalties on gradients and losses that compare images",
+        "Choose settings without batch norm, spectral norm, penalties on gradients, diff_augment and paired losses",
     )

@@ -79,6 +79,11 @@ class Batch:
     seed: int
     first: int
 
+    @property
+    def asked(self) -> Tensor | None:
+        """Classes that made images are to be of, (B,) int64: those of the images."""
+        return self.labels
+
     def normal(self, shape: tuple[int, ...], stream: int = 0) -> Tensor:
         """Standard normals, (B, *shape) float32, the same for a sample in whatever batch it comes."""
         drawn = noise.normal(self.seed, DRAWS + stream, self.first, len(self.images), shape)

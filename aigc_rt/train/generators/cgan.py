@@ -65,6 +65,11 @@ class Cgan(Dcgan):
         return Generator(data, self.settings), Discriminator(data, self.settings)
 
     def conditions(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The classes of the real images; the made ones are asked to be of the same."""
+        """The classes of the real images."""
         assert batch.labels is not None
         return (batch.labels,)
+
+    def asked(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The classes that made images are to be of."""
+        assert batch.asked is not None
+        return (batch.asked,)

@@ -207,7 +207,11 @@ class Dcgan:
         return Generator(data, self.settings), Discriminator(data, self.settings)
 
     def conditions(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What both networks are told besides z or the image."""
+        """What the discriminator is told besides a real image."""
+        return ()
+
+    def asked(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What the generator is told besides z, and the discriminator besides a made image."""
         return ()
 
     def graphs(self, networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -220,21 +224,21 @@ class Dcgan:
 
     def losses(self, batch: Batch) -> Iterator[Loss]:
         """The discriminator's loss with its penalty, then the generator's."""
-        given, judge = self.conditions(batch), self.discriminator
+        given, asked, judge = self.conditions(batch), self.asked(batch), self.discriminator
         real = self._seen(batch, batch.images, 1)
-        made = self._seen(batch, self.generator(batch.normal((self.settings.latent,)), *given), 2)  # (B, C, H, W)
+        made = self._seen(batch, self.generator(batch.normal((self.settings.latent,)), *asked), 2)  # (B, C, H, W)
         shown = made.detach()
-        at_real, at_made = judge(real, *given), judge(shown, *given)  # (B,), (B,)
+        at_real, at_made = judge(real, *given), judge(shown, *asked)  # (B,), (B,)
         told = self._adversary.discriminator(at_real, at_made)
         watched = {"real": at_real.mean(), "made": at_made.mean()}
         if self.settings.penalty:
-            watched["penalty"] = self._penalty(batch.first, real, shown, given)
+            watched["penalty"] = self._penalty(batch.first, (real, *given), (shown, *asked))
             told = told + self.settings.penalty * watched["penalty"]
         yield Loss("discriminator", told, watched)
         if self._adversary.relative:
             with torch.no_grad():
                 at_real = judge(real, *given)
-        yield Loss("generator", self._adversary.generator(at_real, judge(made, *given)))
+        yield Loss("generator", self._adversary.generator(at_real, judge(made, *asked)))
 
     def _seen(self, batch: Batch, images: Tensor, stream: int) -> Tensor:
         """The images as the discriminator sees them."""
@@ -242,10 +246,13 @@ class Dcgan:
             return images
         return diff_augment.diff_augment(images, batch.uniform((diff_augment.UNIFORMS,), stream), self._policy)
 
-    def _penalty(self, first: int, real: Tensor, made: Tensor, given: tuple[Tensor, ...]) -> Tensor:
-        """R1 + R2, a mean over the batch, of which the first image is number `first` of the run."""
+    def _penalty(self, first: int, real: tuple[Tensor, ...], made: tuple[Tensor, ...]) -> Tensor:
+        """R1 + R2, a mean over the batch, of which the first image is number `first` of the run.
+
+        `real` and `made` are images, (B, C, H, W) each, and what the discriminator is told besides them.
+        """
         every = self.settings.penalty_every
         borne = slice(-first % every, None, every)
-        seen = torch.cat([real[borne], made[borne]]).requires_grad_()
-        logits = self.discriminator(seen, *(torch.cat([one[borne]] * 2) for one in given))
-        return adversarial.steepness(adversarial.slopes(logits, seen)).sum() * every / len(made)
+        seen, *told = (torch.cat([a[borne], b[borne]]) for a, b in zip(real, made, strict=True))
+        logits = self.discriminator(seen.requires_grad_(), *told)
+        return adversarial.steepness(adversarial.slopes(logits, seen)).sum() * every / len(made[0])
