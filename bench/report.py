@@ -85,12 +85,15 @@ def _keep(cells: Sequence[str], kept: Sequence[int]) -> tuple[str, ...]:
 
 
 def _ratio(row: Row) -> str:
-    """Empty without a baseline."""
-    if row["speedup"] is None:
+    """Empty without a baseline; of an unstable row the interval alone, so that nobody quotes what lies in it."""
+    ratio = row["speedup"]
+    if ratio is None:
         return ""
-    if row["speedup"]["against"] == row["peer"]:
+    if ratio["against"] == row["peer"]:
         return "1"
-    return within(row["speedup"]["median"], row["speedup"]["low"], row["speedup"]["high"])
+    if row["unstable"] and ratio["low"] is not None:
+        return f"{three(ratio['low'])} to {three(ratio['high'])}"
+    return within(ratio["median"], ratio["low"], ratio["high"])
 
 
 def _markdown(grid: Grid) -> str:
