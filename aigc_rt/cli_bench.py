@@ -88,8 +88,11 @@ def _measured(bundle: Path, given: dict[str, Any], out: Path | None) -> dict[str
         options = room.BenchOptions(**given)
         if out is not None:
             check_target(out)
-    with progress() as step:
-        document: dict[str, Any] = room.bench(bundle, options, progress=step)
+    try:
+        with progress() as step:
+            document: dict[str, Any] = room.bench(bundle, options, progress=step)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was written, no process is left") from None
     if out is not None:
         store.write(document, out)
     return document

@@ -22,7 +22,7 @@ from aigc_rt.command import ends_well
 COMMAND = [sys.executable, "-m", "aigc_rt"]
 
 
-SUBCOMMANDS = ("train", "export", "inspect", "verify", "plan", "generate", "bench")
+SUBCOMMANDS = tuple(c.callback.__name__ for c in cli.application().registered_commands if c.callback)
 
 
 def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -306,6 +306,7 @@ def test_the_version() -> None:
 def test_the_installed_command_is_this_one() -> None:
     command = Path(sys.executable).with_name("aigc-rt" + (".exe" if os.name == "nt" else ""))
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+    assert {"train", "export", "inspect", "verify", "plan", "generate", "bench"} <= set(SUBCOMMANDS)
     for name in SUBCOMMANDS:
         assert f" {name} " in done.stdout
 
