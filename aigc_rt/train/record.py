@@ -132,9 +132,11 @@ class RunRecord:
         return dataclasses.replace(self, **changes)
 
     def made(self) -> dict[str, Any]:
-        """What a bundle records of the run."""
+        """What a bundle records of the run; of a private one no hash of its images: it would give any of them away."""
         kept = ("family", "objective", "settings", "seed", "step", "steps", "status", "versions", "commit")
-        data = {key: getattr(self.data, key) for key in ("name", "sha256", "origin", "licence", "train")}
+        data = {key: getattr(self.data, key) for key in ("name", "origin", "licence", "train")}
+        if self.privacy is None:
+            data["sha256"] = self.data.sha256
         data["options"] = asdict(self.data.options)
         parts = {name: getattr(self, name) for name in ("recipe", "augment", "tuning", "privacy")}
         return {

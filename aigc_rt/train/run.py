@@ -113,7 +113,8 @@ def load_generator(run: Path, adapter: Adapter = "merged") -> TrainedGenerator:
     found, family, averages = restored(run, merge=adapter == "merged")
     if adapter == "live" and (found.tuning is None or found.tuning.rank is None):
         raise RunError(f"export {run} with a live adapter", "it has none", "Train with --adapter-rank 8, say")
-    made = trained(family, averages, run.resolve().name, found.made(), found.quality)
+    quality = found.quality if found.privacy is None else None  # computed from the images, past the promise
+    made = trained(family, averages, run.resolve().name, found.made(), quality)
     return adapters.live(made) if adapter == "live" else made
 
 
