@@ -164,10 +164,7 @@ def _lines(out: Path, record: Any) -> list[str]:
     lines = [f"{out}: {record.status} at step {record.step:,} of {record.steps:,}, trained in {record.seconds:.0f} s"]
     quality = record.quality
     if quality:
-        lines.append(
-            f"{quality['covered']} of {quality['classes']} classes, sure of {quality['sure']:.0%} of the samples, "
-            f"Fréchet distance {quality['frechet']:.4g} ({quality['frechet_ratio']:.3f} of an untrained generator's)"
-        )
+        lines += needs("aigc_rt.train.evaluate", "train").lines(quality)
     elif record.quality_note:
         lines.append(f"not judged: {record.quality_note}")
     return lines

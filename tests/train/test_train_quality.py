@@ -1,4 +1,4 @@
-"""The judge: what it says of sets whose quality is known."""
+"""The judge: what it says of sets whose quality is known, what it is made of, and its cache."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from train_help import load_digits, make_gan, one_thread  # noqa: F401
+from train_help import load_digits, one_thread  # noqa: F401
 
-from aigc_rt.errors import DataError, WriteError
-from aigc_rt.train import classifier, data, quality
+from aigc_rt.errors import DataError, MissingDependency, WriteError
+from aigc_rt.train import classifier, data, features, judges
+from aigc_rt.train.features import Images
 from aigc_rt.train.loop import Trainer
-from aigc_rt.train.quality import Judge
-
-Images = NDArray[np.uint8]
+from aigc_rt.train.quality import Judge, nhwc
 
 
 @pytest.fixture(scope="module")
@@ -31,76 +29,79 @@ def judge(digits: data.Dataset, cache: Path) -> Judge:
 
 @pytest.fixture(scope="module")
 def real(digits: data.Dataset) -> Images:
-    return digits.images.transpose(0, 2, 3, 1)
+    return nhwc(digits.images)
+
+
+def without_labels(digits: data.Dataset, count: int = 40) -> data.Dataset:
+    return dataclasses.replace(digits, labels=None, train=digits.train[:count], held_out=digits.held_out[:10])
 
 
 def test_it_knows_digits(judge: Judge) -> None:
-    assert judge.accuracy >= 0.95
-    assert judge.held_out == 180
+    assert judge.classifier is not None
+    assert judge.classifier["accuracy"] >= 0.95
+    assert judge.classifier["held_out"] == 180
+    assert judge.features.to_dict() == {"name": "classifier", "width": 128, "sha256": judge.classifier["sha256"]}
 
 
 def test_real_digits(judge: Judge, real: Images, digits: data.Dataset) -> None:
-    found = judge.measure(real, real)
-    assert found["frechet"] == pytest.approx(0, abs=1e-2)
+    found = judge.classes(judge.probabilities(real))
     assert found["sure"] > 0.9
-    assert (found["covered"], found["classes"], found["samples"]) == (10, 10, 1797)
+    assert (found["covered"], found["classes"]) == (10, 10)
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert digits.labels is not None
-    expected = np.bincount(digits.labels) / 1797
-    assert np.array(list(found["shares"].values())) == pytest.approx(expected, abs=0.01)
-    assert found["judge"]["sha256"] == judge.sha256
+    assert np.array(list(found["shares"].values())) == pytest.approx(np.bincount(digits.labels) / 1797, abs=0.01)
 
 
 def test_collapse_onto_one_digit(judge: Judge, real: Images, digits: data.Dataset) -> None:
-    found = judge.measure(real[digits.labels == 3], real)
+    found = judge.classes(judge.probabilities(real[digits.labels == 3]))
     assert found["covered"] == 1
     assert found["shares"]["3"] > 0.95
-    assert found["frechet"] > 50
 
 
-def test_noise_is_worse_than_digits(judge: Judge, real: Images) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (500, 8, 8, 1), np.uint8)
-    found = judge.measure(noise, real)
-    half = judge.measure(real[::2], real)
-    assert found["sure"] < half["sure"]
-    assert found["frechet"] > 20 * half["frechet"]
+def test_covered_is_from_three_percent(judge: Judge, real: Images) -> None:
+    probabilities = judge.probabilities(real)
+    ones, twos = (probabilities[probabilities.argmax(1) == number] for number in (1, 2))
+    assert judge.classes(np.concatenate([ones[:97], twos[:3]]))["covered"] == 2
+    assert judge.classes(np.concatenate([ones[:97], twos[:2]]))["covered"] == 1
 
 
-def test_covered_is_from_three_percent(judge: Judge, real: Images, digits: data.Dataset) -> None:
+def test_only_classes_that_were_trained_on_count(
+    digits: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "STEPS", 60)
     assert digits.labels is not None
-    answers = judge.probabilities(real).argmax(1)
-    ones, twos = real[answers == 1][:97], real[answers == 2][:3]
-    assert judge.measure(np.concatenate([ones, twos]), real)["covered"] == 2
-    assert judge.measure(np.concatenate([ones, twos[:2]]), real)["covered"] == 1
+    few = data.load("digits", data.DataOptions(only=(3, 8)))
+    judge = Judge.of(few, tmp_path, quiet=True)
+    found = judge.classes(judge.probabilities(nhwc(digits.images[few.train])))
+    assert (found["covered"], found["classes"], len(found["shares"])) == (2, 2, 10)
 
 
-def test_the_distance_is_frechets(judge: Judge, real: Images) -> None:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), with the root taken by another road."""
-    one, two = real[:600], real[900:1500]
-    network = quality._Features(judge._network)
-    planes = [torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 127.5 - 1 for images in (one, two)]
-    a, b = (network(images).double().numpy() for images in planes)
-    c1, c2 = np.cov(a.T), np.cov(b.T)
-    values, vectors = np.linalg.eigh(c1)
-    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
-    mixed = np.sqrt(np.clip(np.linalg.eigvalsh(root @ c2 @ root), 0, None)).sum()
-    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * mixed
-    assert judge.frechet(one, two) == pytest.approx(expected, rel=1e-3)
+def test_features_are_in_an_order_that_stays(judge: Judge, digits: data.Dataset) -> None:
+    labels = judge.reference_labels()
+    assert labels is not None
+    assert sorted(labels.tolist()) == sorted(digits.labels[digits.train].tolist())  # type: ignore[index]
+    images, of_held_out = judge.held_out_images(20)
+    assert (images.shape, len(of_held_out)) == ((20, 8, 8, 1), 20)  # type: ignore[arg-type]
+    assert torch.allclose(judge.features.of(images), judge.held_out[:20], atol=1e-5)
+    assert (judge.probabilities(images).argmax(1) == of_held_out).mean() > 0.9
 
 
-def test_too_few(judge: Judge, real: Images) -> None:
-    with pytest.raises(ValueError, match="1 samples"):
-        judge.measure(real[:1], real)
+def test_it_trains_and_makes_features_once(
+    judge: Judge, digits: data.Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, held_out = judge.reference, judge.held_out
+    monkeypatch.setattr(Trainer, "advance", lambda _self: pytest.fail("trained again"))
+    again = Judge.of(digits, cache)
+    monkeypatch.setattr(features.Features, "of", lambda *_: pytest.fail("made features again"))
+    assert torch.equal(again.reference, reference)
+    assert torch.equal(again.held_out, held_out)
+    assert {path.name for path in cache.iterdir()} == {judges.key(digits), "features"}
+    assert len(list((cache / "features").iterdir())) == 2
 
 
-def test_it_trains_once(judge: Judge, digits: data.Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(self: Trainer) -> dict[str, float]:
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(Trainer, "advance", never)
-    assert Judge.of(digits, cache).sha256 == judge.sha256
-    (folder,) = cache.iterdir()
-    assert folder.name == quality._key(digits)
+def test_other_splits_have_other_judges(digits: data.Dataset) -> None:
+    less = dataclasses.replace(digits, train=digits.train[:-1])
+    assert judges.key(less) != judges.key(digits)
 
 
 def test_a_damaged_cache_is_made_again(
@@ -110,37 +111,79 @@ def test_a_damaged_cache_is_made_again(
     first = Judge.of(digits, tmp_path, quiet=True)
     (file,) = tmp_path.rglob("tensors.safetensors")
     file.write_bytes(file.read_bytes()[:-5])
-    assert Judge.of(digits, tmp_path, quiet=True).sha256 == first.sha256 != judge.sha256
-    assert [p.name for p in tmp_path.iterdir()] == [quality._key(digits)]
+    assert Judge.of(digits, tmp_path, quiet=True).features.sha256 == first.features.sha256 != judge.features.sha256
 
 
-def test_no_labels_no_judge(digits: data.Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["cut", "flip", "other", "folder"])
+def test_damaged_features_are_made_again(judge: Judge, digits: data.Dataset, tmp_path: Path, damage: str) -> None:
+    file, images = tmp_path / "features", nhwc(digits.images[:30])
+    first = judge.features.kept(images, file)
+    data_before = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(data_before[:-5])
+    elif damage == "flip":
+        file.write_bytes(data_before[:-5] + bytes(b ^ 1 for b in data_before[-5:]))
+    elif damage == "other":
+        judge.features.kept(images[:20], file)
+    else:
+        file.unlink()
+    assert torch.equal(judge.features.kept(images, file), first)
+    assert file.read_bytes() == data_before
+
+
+def test_no_labels_no_classifier(digits: data.Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no labels"):
-        Judge.of(dataclasses.replace(digits, labels=None), tmp_path)
+        Judge.of(dataclasses.replace(digits, labels=None), tmp_path, features="classifier")
     with pytest.raises(DataError, match="one class"):
-        Judge.of(dataclasses.replace(digits, labels=np.zeros(1797, np.int64)), tmp_path)
+        Judge.of(dataclasses.replace(digits, labels=np.zeros(1797, np.int64)), tmp_path, features="classifier")
 
 
-def test_one_training_image_is_too_few_to_judge(
+def test_images_without_labels_are_judged_by_efficientnet(digits: data.Dataset, tmp_path: Path) -> None:
+    judge = Judge.of(without_labels(digits), tmp_path)
+    said = judge.features.to_dict()
+    assert (said["name"], said["model"], said["side"]) == ("efficientnet", "efficientnet-lite0", 64)
+    assert judge.reference.shape == (40, 320)
+    assert (judge.classified, judge.classifier) == (False, None)
+    assert judge.classes(None)["covered"] is None
+    one, two = nhwc(digits.images[:2])
+    assert not torch.equal(*judge.features.of(np.stack([one, two])))
+    grey, colour = np.stack([one, two]), np.stack([one, two]).repeat(3, 3)
+    assert torch.allclose(judge.features.of(grey), judge.features.of(colour), atol=1e-4)
+
+
+def test_efficientnet_on_request_keeps_the_classifier(digits: data.Dataset, cache: Path, judge: Judge) -> None:
+    asked = Judge.of(digits, cache, features="efficientnet")
+    assert (asked.features.name, asked.features.width) == ("efficientnet", 320)
+    assert asked.classifier == judge.classifier
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((1, 28, 28), 64), ((3, 70, 96), 96), ((3, 97, 20), 128), ((3, 512, 9), 224)]
+)
+def test_the_side_of_efficientnets_images(shape: tuple[int, int, int], side: int) -> None:
+    assert features.efficientnet(shape).side == side
+
+
+def test_efficientnet_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(MissingDependency, match="pip install"):
+        features.efficientnet((1, 8, 8))
+
+
+def test_five_training_images_are_too_few_to_judge(
     digits: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Trainer, "advance", lambda _self: pytest.fail("trained a judge"))
-    with pytest.raises(DataError, match="two are needed"):
-        Judge.of(dataclasses.replace(digits, train=digits.train[:1]), tmp_path)
-
-
-def test_a_distance_that_is_no_number(judge: Judge, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    gan = make_gan(digits.shape, "r3gan")
-    for distance in (float("nan"), 0.0):
-        monkeypatch.setattr(Judge, "frechet", lambda *_, found=distance: found)
-        with pytest.raises(DataError, match="the distances are"):
-            judge.judge(gan.generator, gan.generator, gan.program, digits)
+    with pytest.raises(DataError, match="6 are needed"):
+        Judge.of(dataclasses.replace(digits, train=digits.train[:5]), tmp_path)
 
 
 def test_a_cache_that_cannot_be_written(digits: data.Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="cache"):
         Judge.of(digits, tmp_path / "file")
+    with pytest.raises(WriteError, match="cache"):
+        _ = Judge.of(without_labels(digits), tmp_path / "file").reference
 
 
 def test_shifts() -> None:
