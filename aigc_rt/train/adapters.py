@@ -193,9 +193,10 @@ def live(trained: TrainedGenerator) -> TrainedGenerator:
     """
 
     def more(part: Any) -> dict[str, Any]:
+        count = len(next(iter(part.example_inputs.values())))
         return {
             "module": scaled(part.module),
-            "example_inputs": part.example_inputs | {SCALE: torch.ones(2)},
+            "example_inputs": part.example_inputs | {SCALE: torch.linspace(CONDITION.low, CONDITION.high, count)},
             "dynamic": part.dynamic | {SCALE: {0: ("batch", 1, MAX_BATCH)}},
         }
 

@@ -285,7 +285,7 @@ def test_every_graph_with_adapters_has_the_strength(tmp_path: Path) -> None:
             np.testing.assert_allclose(found[k], expected[k], atol=1e-4)
         assert gen.generate(2, seed=1, adapter_scale=0.5).array.shape == (2, 8, 8, 1)
 
-    half = dataclasses.replace(tuning, targets=("vae.decoder.*",))
+    half = dataclasses.replace(tuning, targets=("vae.decoder.layers.*",))
     train(options(tmp_path / "half", half, family="vae", recipe=QUICK, max_steps=5))
     live = load_generator(tmp_path / "half", "live")
     assert "adapter_scale" in live.program.conditions
