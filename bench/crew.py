@@ -157,7 +157,7 @@ class Crew:
             chosen = self.baselines.get(entry.spec.device, {"peer": None})
             if entry.status != "ok" and chosen["peer"] == entry.name:
                 del self.baselines[entry.spec.device]
-                if any(self._on(entry.spec.device)):
+                if self._on(entry.spec.device):
                     other, reason = self._baseline(entry.spec.device)
                     self.baselines[entry.spec.device] = {"peer": other.name, "reason": reason}
 
