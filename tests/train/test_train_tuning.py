@@ -191,7 +191,7 @@ def test_freezing_that_cannot_be(source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     for wrong in ({"rank": 0}, {"alpha": 0.0}, {"targets": ()}, {"freeze": "*"}, {"freeze": ("",)}):
         with pytest.raises(InputError):
-            Tuning(**wrong)  # type: ignore[arg-type]
+            Tuning(**wrong)
 
 
 def test_adapters_leave_the_source_as_it_is(adapted: Path, source: Path) -> None:
@@ -319,8 +319,7 @@ def compared(source: Path, folder: Path, family: str, name: str, most: int, step
     epochs = max(1, -(-steps * 64 // len(trained_on)))
     for way, tuning in ways.items():
         asked = options(folder / way, tuning, family=family, data=name, loading=loading, recipe={"epochs": epochs})
-        settings = {} if tuning else {"settings": record.read(source).settings}
-        train(dataclasses.replace(asked, **settings))
+        train(asked if tuning else dataclasses.replace(asked, settings=record.read(source).settings))
         found[way] = metrics.frechet(features.of(_drawn(folder / way)), real)
     return found
 
