@@ -105,10 +105,10 @@ def train(
     """
     room = needs("aigc_rt.train.options", "train")
     numbers = {"epochs": epochs, "batch": batch, "lr": lr, "threads": threads}
-    loading = {"size": size, "only": _classes(only), "limit": limit, "held_out": held_out}
+    loading: dict[str, Any] = {"size": size, "only": _classes(only), "limit": limit, "held_out": held_out}
     loading |= {"split_seed": split_seed, "colour": colour, "project": project}
     targets = None if adapter_targets is None else tuple(adapter_targets)
-    tuning = {"start": start, "freeze": tuple(freeze or ()) or None}
+    tuning: dict[str, Any] = {"start": start, "freeze": tuple(freeze or ()) or None}
     tuning |= {"rank": adapter_rank, "alpha": adapter_alpha, "targets": targets}
     privacy = {"epsilon": dp_epsilon, "delta": dp_delta, "max_grad_norm": max_grad_norm}
     try:

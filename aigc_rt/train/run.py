@@ -79,7 +79,7 @@ def train(
             family = create(run, source)
             guard = Guard.of(run, family, data, workers, options.out if before else None)
             stream = guard.stream if guard else Shuffled(data, run.recipe, run.seed, workers, run.augment)
-            trainer = Trainer(family, data, run.recipe, run.seed, workers, stream, guard and guard.update)
+            trainer = Trainer(family, data, run.recipe, run.seed, workers, stream, guard.update if guard else None)
         if before is None:
             run = run.but(steps=trainer.steps, spent=guard and guard.spent(0))
             if workers.first:

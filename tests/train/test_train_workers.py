@@ -67,14 +67,14 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
 
 def test_a_run_of_two_processes(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = ["--device", "cpu", "--data", "digits", "--batch", "32", "--max-steps", "6", "--no-evaluate", "--out", str(run)]
-    done = launch("-m", "aigc_rt", "train", "gan", *arguments)
+    command = ["-m", "aigc_rt", "train", "gan", "--device", "cpu", "--data", "digits", "--batch", "32", "--no-evaluate"]
+    done = launch(*command, "--out", str(run), "--max-steps", "6")
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((run / "run.json").read_text())
     assert (record["processes"], record["step"], record["status"]) == (2, 6, "stopped")
     assert done.stdout.count("stopped at step 6") == 1
     assert load_generator(run).made["step"] == 6
-    again = launch("-m", "aigc_rt", "train", "gan", *arguments[:6], "--max-steps", "8", *arguments[8:], "--resume")
+    again = launch(*command, "--out", str(run), "--max-steps", "8", "--resume")
     assert again.returncode == 0, again.stderr[-2000:]
     newest = checkpoint.newest(run / "checkpoints")
     assert newest is not None

@@ -39,8 +39,8 @@ class Family(Task, Protocol):
     """A task that makes a generator: one class a family, registered by name in `FAMILIES`.
 
     A class is made as `family(data, objective, settings)`: networks with fresh weights from torch's generator, for
-    images as the DataSpec `data` says, with a key of `objectives`, and an instance of `settings_type`. It raises InputError
-    where it cannot make such images: another size than it is built for, or no classes where it needs them.
+    images as the DataSpec `data` says, with a key of `objectives`, and an instance of `settings_type`. It raises
+    InputError where it cannot make such images: another size than it is built for, or no classes where it needs them.
     """
 
     objectives: ClassVar[Mapping[str, Recipe]]
