@@ -25,15 +25,15 @@ EXPECTED, SUSPECT = 0.01, 0.05
 """Share of samples that are as near as the nearest hundredth of the held-out images: where nothing is copied, and from
 where on it is said. Of the 180 held-out images of a small set the nearest hundredth is two: it may be 3% by chance.
 """
-ENOUGH = 50
-"""Held-out images below which nothing is said."""
+ENOUGH, MOST = 50, 1000
+"""Held-out images: with fewer, nothing is said; no more are looked at, unless there are more samples."""
 SHOWN = 16
 FIGURE = "nearest.png"
 _COLUMNS, _LEAST_SIDE = 8, 48
 
 
 def memorisation(samples: Images, features: Tensor, judge: Judge, figure: Path | None = None) -> dict[str, Any]:
-    """Distances of samples to their nearest training images, against those of as many held-out images.
+    """Distances of samples to their nearest training images, against those of held-out images.
 
     Args:
         samples: (N, H, W, C).
@@ -49,7 +49,8 @@ def memorisation(samples: Images, features: Tensor, judge: Judge, figure: Path |
     Raises:
         WriteError: the figure cannot be written.
     """
-    held_out = judge.held_out_images(len(samples))[0]
+    most = max(len(samples), MOST)
+    held_out, _ = judge.held_out_images(most)
     training = judge.data.images[judge.data.train]
     flat = torch.from_numpy(training.reshape(len(training), -1))
     to_training, which = nearest(_flat(samples), flat)
@@ -60,7 +61,7 @@ def memorisation(samples: Images, features: Tensor, judge: Judge, figure: Path |
     pixels = _compared(to_training / unit, of_held_out / unit, len(training))
     pixels["copies"] = {"samples": int((to_training == 0).sum()), "held_out": int((of_held_out == 0).sum())}
     own, _ = nearest(features, judge.reference)
-    new, _ = nearest(judge.held_out[: len(samples)], judge.reference) if len(held_out) else (torch.zeros(0), None)
+    new, _ = nearest(judge.held_out[:most], judge.reference) if len(held_out) else (torch.zeros(0), None)
     found = {"pixels": pixels, "features": _compared(own, new, len(judge.reference))}
     return {"expected": EXPECTED, "held_out": len(held_out), **found, "verdict": _verdict(found, len(held_out))}
 

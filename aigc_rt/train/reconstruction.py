@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from aigc_rt.train.features import Images, blocks
+from aigc_rt.train.features import blocks
+from aigc_rt.train.generators.vae import similarity
 from aigc_rt.train.quality import Judge
 from aigc_rt.train.samplers import Sampler
 
@@ -24,28 +24,13 @@ def reconstruction(sampler: Sampler, judge: Judge, most: int) -> dict[str, float
         return None
     error = (made.images.astype(np.float64) - images) / 255
     mse = (error**2).reshape(len(images), -1).mean(1)  # (N,)
+    pairs = zip(blocks(made.images), blocks(images), strict=True)
     mean, log_variance = made.mean.astype(np.float64), made.log_variance.astype(np.float64)
     own = {
         "count": len(images),
         "mse": float(mse.mean()),
         "psnr_db": float((-10 * np.log10(np.maximum(mse, 1e-12))).mean()),
-        "ssim": float(similarity(made.images, images).mean()),
+        "ssim": float(torch.cat([similarity(one, two) for one, two in pairs]).mean()),
         "kl_nats": float(0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(1).mean()),
     }
     return sampler.measures(images, labels) | own
-
-
-def similarity(made: Images, images: Images) -> NDArray[np.float32]:
-    """SSIM of pairs of images (Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity",
-    2004), (N,); where a side is shorter than the window's 11 pixels, the window's deviation is 0.5 and not 1.5.
-    """
-    from torchmetrics.functional.image import structural_similarity_index_measure  # 2 s to import
-
-    sigma = 1.5 if min(images.shape[1:3]) >= 11 else 0.5
-    found = []
-    for one, two in zip(blocks(made), blocks(images), strict=True):
-        values = structural_similarity_index_measure(one, two, sigma=sigma, data_range=2.0, reduction="none")
-        assert isinstance(values, torch.Tensor)
-        found.append(values.reshape(-1))  # of one image alone it is a scalar
-    similar: NDArray[np.float32] = torch.cat(found).numpy()
-    return similar

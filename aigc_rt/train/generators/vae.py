@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from aigc_rt.manifest import Condition, Feedforward, Media, Noise
 from aigc_rt.train.generators.autoencoder import Autoencoder, Decoder, Encoder, Inference, Passed, Sizes
@@ -134,8 +133,11 @@ def similarity(made: Tensor, images: Tensor) -> Tensor:
 
     The window is a Gaussian of deviation 1.5; where a side is shorter than its 11 pixels, of 0.5.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # 2 s to import
+
     sigma = 1.5 if min(images.shape[2:]) > 10 else 0.5
-    found = structural_similarity_index_measure(made, images, sigma=sigma, data_range=2.0, reduction="none")
+    pair = (0.5 * made + 0.5, 0.5 * images + 0.5)  # below 0 its terms change their signs
+    found = structural_similarity_index_measure(*pair, sigma=sigma, data_range=1.0, reduction="none")
     assert isinstance(found, Tensor)
     return found.reshape(-1)  # one image alone comes without its axis
 
