@@ -58,11 +58,11 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(out.read_text())
     assert found["processes"] == 2
-    for family, two in found["losses"].items():
-        one = losses(family, Workers.alone())
+    for case, two in found["losses"].items():
+        one = losses(case, Workers.alone())
         assert len(two) == len(one) == STEPS
         for a, b in zip(one, two, strict=True):
-            assert a == pytest.approx(b, rel=1e-4, abs=1e-4), family
+            assert a == pytest.approx(b, rel=1e-4, abs=1e-4), case
 
 
 def test_a_run_of_two_processes(tmp_path: Path) -> None:
