@@ -129,6 +129,7 @@ class PrivateUpdate(Update):
         """Forget the losses so far."""
         self._calls.clear()
         self._reached.clear()
+        self._clear()
 
     def rows(self, value: Tensor) -> Iterator[tuple[int, Rows]]:
         """The gradients of `value`'s terms, unclipped, each with the number of the call that it comes from.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aigc_rt.errors import InputError
 from aigc_rt.train.generators.family import DataSpec, Family
@@ -29,9 +30,7 @@ def rehearse(family: Family, role: str, spec: DataSpec, update: PrivateUpdate) -
     buffers = [(b, b.clone()) for network in family.networks.values() for b in network.buffers()]
     try:
         with torch.random.fork_rng(devices=[]):
-            one, other = _batches(spec, update)
-            total, rows = _rows(family, role, update, one)
-            _, others = _rows(family, role, update, other)
+            one, other = (_take(family, role, update, batch) for batch in _batches(spec, update))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         if isinstance(error, InputError):
             raise
@@ -42,13 +41,22 @@ def rehearse(family: Family, role: str, spec: DataSpec, update: PrivateUpdate) -
         stream.step, stream.batch = before
         for buffer, kept in buffers:
             buffer.copy_(kept)
-    if not _close(sum(found.mean(0) for found in rows.values()), total):  # type: ignore[arg-type]
+    if not _close(sum(rows.mean(0) for rows in one.rows.values()), one.total[1:]):  # type: ignore[arg-type]
         raise _refused("its gradient is not the sum of one gradient an image")
+    if not all(_close(a, b) for a, b in zip(one.others, other.others, strict=True)):
+        raise _refused("what else is trained depends on the images past the private network")
+    _compare(one.rows, other.rows)
+
+
+def _compare(rows: dict[int, Tensor], others: dict[int, Tensor]) -> None:
+    """Only the first row of one call may change; in the others no image has a row."""
+    changed = {number for number, found in rows.items() if not _close(found, others[number])}
+    if len(changed) > 1:
+        raise _refused("one image has a part in several gradients")
     for number, found in rows.items():
-        same = [_close(a, b) for a, b in zip(found, others[number], strict=True)]
-        if len(found) != IMAGES and not all(same):
-            raise _refused("what it makes depends on the images")
-        if not all(same[1:]):
+        if number not in changed and len(found) != MADE:
+            raise _refused("how many images are made depends on how many there are")
+        if not all(_close(a, b) for a, b in zip(found[1:], others[number][1:], strict=True)):
             raise _refused("the gradient of an image depends on another one")
 
 
@@ -63,23 +71,41 @@ def _batches(spec: DataSpec, update: PrivateUpdate) -> Iterator[PoissonBatch]:
         yield PoissonBatch(images[chosen].to(device), told, 0, 0, IMAGES, made, spec.classes)
 
 
-def _rows(family: Family, role: str, update: PrivateUpdate, batch: PoissonBatch) -> tuple[Tensor, dict[int, Tensor]]:
-    """The gradient of the first loss, (P,), and its rows by call, (B, P) each."""
+@dataclass(frozen=True)
+class Taken:
+    """What a batch leads to: the gradient of the first loss, (P,), its rows by call, (B, P) each, and the gradients of
+    the other losses.
+    """
+
+    total: Tensor
+    rows: dict[int, Tensor]
+    others: list[Tensor]
+
+
+def _take(family: Family, role: str, update: PrivateUpdate, batch: PoissonBatch) -> Taken:
     torch.manual_seed(0)
     update.stream.step, update.stream.batch = 0, batch
-    loss: Loss = next(iter(family.losses(batch)))
+    losses = iter(family.losses(batch))
+    loss = next(losses)
     if loss.trains != role:
         raise _refused(f"its first loss is the {loss.trains}'s")
     update.hooks.disable_hooks()
-    with unwarned():
-        plain = torch.autograd.grad(loss.value, update.parameters, retain_graph=True, allow_unused=True)
+    total = _gradient(loss, update.parameters)
     if update.alone:
         update.hooks.enable_hooks()
-    found = {
-        number: torch.cat([r.flatten(1) for r in rows if r is not None], 1) for number, rows in update.rows(loss.value)
+    rows = {
+        n: torch.cat([r.flatten(1).cpu() for r in found if r is not None], 1) for n, found in update.rows(loss.value)
     }
+    others = [_gradient(other, [*family.networks[other.trains].parameters()]) for other in losses]
     update.forget()
-    return torch.cat([g.flatten() for g in plain if g is not None]), found
+    return Taken(total, rows, others)
+
+
+def _gradient(loss: Loss, parameters: Sequence[nn.Parameter]) -> Tensor:
+    trained = [p for p in parameters if p.requires_grad]
+    with unwarned():
+        found = torch.autograd.grad(loss.value, trained, retain_graph=True, allow_unused=True) if trained else ()
+    return torch.cat([torch.zeros(1), *(g.flatten().cpu() for g in found if g is not None)])
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -14,6 +14,7 @@ _handlers = list(logging.root.handlers)
 try:
     from opacus import __version__ as VERSION
     from opacus.accountants import RDPAccountant
+    from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
     from opacus.accountants.utils import get_noise_multiplier
     from opacus.grad_sample.grad_sample_module import GradSampleHooks
     from opacus.optimizers import DPOptimizer
@@ -32,5 +33,7 @@ __all__ = [
     "GradSampleHooks",
     "ModuleValidator",
     "RDPAccountant",
+    "compute_rdp",
     "get_noise_multiplier",
+    "get_privacy_spent",
 ]
