@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aigc_rt.errors import AigcRtError, RunError
+from aigc_rt.errors import AigcRtError, InputError, RunError
 from aigc_rt.train import adapters, checkpoint, generators, record, tuning
 from aigc_rt.train.generators.family import DataSpec, Family
 from aigc_rt.train.options import TrainOptions
@@ -105,8 +105,13 @@ def opened(options: TrainOptions) -> tuple[TrainOptions, Source | None]:
 
     Raises:
         RunError: see `Source.open` and `Source.settled`.
+        InputError: adapters on weights that nothing was learned in.
     """
-    if options.tuning is None or options.tuning.start is None:
+    if options.tuning is None:
+        return options, None
+    if options.tuning.start is None:
+        if options.tuning.rank is not None:
+            raise InputError("train adapters", "there are only fresh weights to put them on", "Give --from RUN too")
         return options, None
     source = Source.open(Path(options.tuning.start))
     return source.settled(options), source

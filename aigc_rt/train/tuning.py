@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -39,6 +40,8 @@ class Tuning:
     targets: tuple[str, ...] = ("*",)
 
     def __post_init__(self) -> None:
+        if self.start is not None:
+            object.__setattr__(self, "start", os.fspath(self.start))  # a Path is no JSON
         if self.rank is not None and not (type(self.rank) is int and 1 <= self.rank <= 4096):
             raise InputError(f"adapters of rank {self.rank!r}", "it is out of range", "Give 1 to 4,096; 8 is usual")
         if not 1e-6 <= self.alpha <= 1e6:

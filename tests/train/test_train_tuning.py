@@ -182,6 +182,7 @@ def test_freezing_that_cannot_be(source: Path, tmp_path: Path) -> None:
     cases: list[tuple[Tuning, str]] = [
         (Tuning(freeze=("generator.laiers.*",)), r"matches nothing. There are generator\.layers\.0\.weight"),
         (Tuning(freeze=("*",)), "nothing is left to train"),
+        (Tuning(rank=4), "only fresh weights"),
         (Tuning(start=str(source), rank=4, targets=("discriminator.*",)), r"There are generator\.layers\.0, gen"),
         (Tuning(start=str(source), rank=4, freeze=("generator.*",)), "put adapters on '\\*': it matches nothing"),
     ]
