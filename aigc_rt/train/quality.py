@@ -107,7 +107,7 @@ class Judge:
         if self._network is None:
             return None
         images, labels = self.held_out_images(len(self._held_out))
-        found = {"accuracy": None, "sure": None, "held_out": len(images)}
+        found: dict[str, Any] = {"accuracy": None, "sure": None, "held_out": len(images)}
         if len(images):
             probabilities = self.probabilities(images)
             found["accuracy"] = float((probabilities.argmax(1) == labels).mean())

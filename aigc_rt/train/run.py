@@ -312,7 +312,7 @@ def _watchers(
         Saver(options.out / CHECKPOINTS, math.ceil(run.steps / SAVES), run.versions, lambda step: now(step, "running")),
         curves,
     ]
-    if options.evaluate:
+    if options.evaluate and run.privacy is None:  # a curve of a private run would tell of its images at every point
         watchers += watching(curves, math.ceil(run.steps / SAVES), RunSampler(family, trainer.averages), judge)
     return watchers if options.quiet else [*watchers, Bar(options.family, trainer.step, stop)]
 

@@ -143,8 +143,9 @@ class BundleSampler:
 
     def draw(self, count: int, seed: int, start: int = 0, **conditions: Any) -> Images:
         """See `Sampler`."""
-        given = {n: conditions[n] if n in conditions else swept(c, start, count) for n, c in self.conditions.items()}
-        made: Images = self._generator.generate(count, seed=seed, start=start, **given).array
+        left_out = {name: c for name, c in self.conditions.items() if name not in conditions}
+        given: dict[str, Any] = {name: swept(condition, start, count) for name, condition in left_out.items()}
+        made: Images = self._generator.generate(count, seed=seed, start=start, **given, **conditions).array
         return made
 
     def reconstruct(self, images: Images, labels: NDArray[np.int64] | None) -> Reconstruction | None:
