@@ -44,26 +44,27 @@ class Settings:
         upsampling: how the generator doubles its maps: "transpose" is a 4 x 4 transposed convolution; "nearest"
             repeats pixels and "shuffle" rearranges channels (Shi et al. 2016), each beside a 3 x 3 convolution.
         penalty: weight of R1 + R2, the mean squared norms of the discriminator's gradient at real and made images.
-        penalty_every: only every so manieth image bears the penalty, as many times as strong.
+        penalty_every: only one image in so many bears the penalty, as many times as strong: a double backward pass
+            costs more than all the rest.
         real_label: what the discriminator is to say of real images (`bce`); 0.9 is the usual smoothing.
         diff_augment: changes through which the discriminator sees all images, as "color,translation,cutout"; see
             `aigc_rt.train.diff_augment`. It helps where images are few.
     """
 
     latent: int = between(1, 1 << 20, 64)
-    width: int = between(1, 1 << 12, 48)
+    width: int = between(1, 1 << 12, 32)
     hidden: int | None = between(0, 1 << 16, None)
     norm: Literal["usual", "none", "batch", "group"] = "usual"
     spectral_norm: bool | None = None
     upsampling: Literal["transpose", "nearest", "shuffle"] = "transpose"
     penalty: float | None = between(0, 1e6, None)
-    penalty_every: int = between(1, 1 << 16, 1)
+    penalty_every: int = between(1, 1 << 16, 4)
     real_label: float = between(0, 1, 1.0)
     diff_augment: str = ""
 
 
 USUAL: Mapping[str, Mapping[str, Any]] = {
-    "r3gan": {"hidden": 256, "norm": "none", "spectral_norm": False, "penalty": 5.0},
+    "r3gan": {"hidden": 256, "norm": "none", "spectral_norm": False, "penalty": 1.0},
     "bce": {"hidden": 0, "norm": "batch", "spectral_norm": False, "penalty": 0.0},
     "hinge": {"hidden": 0, "norm": "batch", "spectral_norm": True, "penalty": 0.0},
 }
@@ -181,7 +182,7 @@ class Dcgan:
     further: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     private: ClassVar[Mapping[str, str]] = {"bce": "discriminator", "hinge": "discriminator"}
     objectives: ClassVar[Mapping[str, Recipe]] = {
-        "r3gan": Recipe(60, batch=64, lr=1e-3, betas=(0.0, 0.99), schedule="trapezoid", final_lr=0.02, threads=1),
+        "r3gan": Recipe(60, batch=64, lr=2e-3, betas=(0.0, 0.99), schedule="trapezoid", final_lr=0.02, threads=1),
         "bce": Recipe(60, batch=64, lr=2e-4, betas=(0.5, 0.999), threads=1),
         "hinge": Recipe(60, batch=64, lr=2e-4, betas=(0.0, 0.9), threads=1),
     }
