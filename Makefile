@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Without --no-compile pip compiles every file of every package, which doubles the time; Python compiles what it imports.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo figures zoo test test-all lint suite format
+.PHONY: data demo figures zoo test test-all lint suite format
 
 demo: demo/digits.png demo/bench.png
 	@echo "Look at demo/digits.png and demo/bench.png"
@@ -28,8 +28,11 @@ demo/bench.json: demo/digits/manifest.json
 demo/bench.png: demo/bench.json
 	$(BIN)/aigc-rt bench --from demo/bench.json --plot demo/bench.png > /dev/null
 
-# What docs/quality.md shows, by the commands that it states; some fifty minutes on two cores. Fashion-MNIST comes from
-# Debian's package dataset-fashion-mnist (sudo apt-get install dataset-fashion-mnist fonts-noto-color-emoji).
+# Fashion-MNIST and the emoji, on Debian and Ubuntu. Digits come with the Python packages.
+data:
+	$(if $(filter 0,$(shell id -u)),,sudo )apt-get install --yes dataset-fashion-mnist fonts-noto-color-emoji
+
+# What docs/quality.md shows, by the commands that it states; some fifty minutes on two cores, after `make data`.
 mnist-gan := gan --data mnist5k
 mnist-dcgan := dcgan --data mnist5k
 mnist-cgan := cgan --data mnist5k
