@@ -43,7 +43,8 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         """The logits: of the image alone, and how well its features go with its class."""
         x = self.images.body(image)  # (B, features)
-        return self.images.last(x).squeeze(1) + (self.embedding(label) * x).sum(1)  # (B,)
+        logits: Tensor = self.images.last(x).squeeze(1) + (self.embedding(label) * x).sum(1)  # (B,)
+        return logits
 
 
 class Cgan(Dcgan):

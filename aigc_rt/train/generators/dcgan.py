@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -38,8 +39,8 @@ class Settings:
         width: channels of the largest maps; every halving doubles them.
         hidden: units of the dense layer that each network has beside its smallest maps, to see the image as a whole;
             0 is none.
-        norm: of both networks' maps; "group" has groups of 16 channels. A discriminator with spectral_norm
-            has no other norm.
+        norm: of both networks' maps; "group" has groups of 16 channels. A discriminator with spectral_norm has no
+            other norm.
         spectral_norm: the discriminator's layers are divided by their largest singular values (Miyato et al. 2018).
         upsampling: how the generator doubles its maps: "transpose" is a 4 x 4 transposed convolution; "nearest"
             repeats pixels and "shuffle" rearranges channels (Shi et al. 2016), each beside a 3 x 3 convolution.
@@ -96,7 +97,7 @@ def _maps(data: DataSpec, width: int) -> list[int]:
 def _norm(kind: str, channels: int) -> list[nn.Module]:
     if kind == "batch":
         return [nn.BatchNorm2d(channels)]
-    return [nn.GroupNorm(max(1, channels // 16) if channels % 16 == 0 else 1, channels)] if kind == "group" else []
+    return [nn.GroupNorm(channels // math.gcd(channels, 16), channels)] if kind == "group" else []
 
 
 def _transpose(a: int, b: int) -> list[nn.Module]:
@@ -162,7 +163,8 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """The logits."""
         x = self.body(image)  # (B, features)
-        return self.last(x).squeeze(1)  # (B,)
+        logits: Tensor = self.last(x)  # (B, 1)
+        return logits.squeeze(1)  # (B,)
 
 
 class Dcgan:
