@@ -77,7 +77,9 @@ class Features:
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise WriteError(f"write {file}", error.strerror or str(error), "Name another cache folder") from error
+                raise WriteError(
+                    f"write {file}", error.strerror or str(error), "Set XDG_CACHE_HOME to a folder you may write to"
+                ) from error
             write_whole(file, hashlib.sha256(payload).digest() + payload)
         return there
 

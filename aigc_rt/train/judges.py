@@ -66,7 +66,7 @@ def _train(place: Path, data: Dataset, quiet: bool) -> None:
         if isinstance(error, WriteError) or place.is_dir():
             raise
         raise WriteError(
-            f"write the judge {place}", error.strerror or str(error), "Name a folder you may write to as its cache"
+            f"write the judge {place}", error.strerror or str(error), "Set XDG_CACHE_HOME to a folder you may write to"
         ) from error
 
 

@@ -180,9 +180,9 @@ def test_five_training_images_are_too_few_to_judge(
 
 def test_a_cache_that_cannot_be_written(digits: data.Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match="cache"):
+    with pytest.raises(WriteError, match="XDG_CACHE_HOME"):
         Judge.of(digits, tmp_path / "file")
-    with pytest.raises(WriteError, match="cache"):
+    with pytest.raises(WriteError, match="XDG_CACHE_HOME"):
         _ = Judge.of(without_labels(digits), tmp_path / "file").reference
 
 
