@@ -65,7 +65,7 @@ class Settings:
 
 
 USUAL: Mapping[str, Mapping[str, Any]] = {
-    "r3gan": {"hidden": 256, "norm": "none", "spectral_norm": False, "penalty": 1.0},
+    "r3gan": {"hidden": 256, "norm": "none", "spectral_norm": False, "penalty": 2.0},
     "bce": {"hidden": 0, "norm": "batch", "spectral_norm": False, "penalty": 0.0},
     "hinge": {"hidden": 0, "norm": "batch", "spectral_norm": True, "penalty": 0.0},
 }
