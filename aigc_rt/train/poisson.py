@@ -93,7 +93,7 @@ class Secret:
 
     def uniform(self, use: str, step: int, count: int) -> NDArray[np.float64]:
         """(count,) values in [0, 1)."""
-        return (self.words(use, step, count) >> _SHIFT) * _UNIT
+        return (self.words(use, step, count) >> _SHIFT).astype(np.float64) * _UNIT
 
     def normal(self, use: str, step: int, count: int) -> Tensor:
         """(count,) float32 standard normals, by Box-Muller in float64."""

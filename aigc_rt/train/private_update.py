@@ -37,8 +37,8 @@ from aigc_rt.train.update import Update
 from aigc_rt.train.with_opacus import DPOptimizer, GradSampleHooks
 from aigc_rt.train.workers import Workers
 
-LARGEST = 1 << 26
-"""Numbers in the per-sample gradients that are held at once, where a call can be cut into parts."""
+LARGEST = 1 << 22
+"""Numbers in the per-sample gradients that are held at once, where a call can be cut into parts: what a cache holds."""
 _LEFT = ("activations", "max_batch_len")
 Rows = list[Tensor | None]
 """Of every parameter its gradients, (B, *shape), None where no loss reaches it."""

@@ -93,9 +93,10 @@ def _take(family: Family, role: str, update: PrivateUpdate, batch: PoissonBatch)
     total = _gradient(loss, update.parameters)
     if update.alone:
         update.hooks.enable_hooks()
-    rows = {
-        n: torch.cat([r.flatten(1).cpu() for r in found if r is not None], 1) for n, found in update.rows(loss.value)
-    }
+    parts: dict[int, list[Tensor]] = {}
+    for number, found in update.rows(loss.value):
+        parts.setdefault(number, []).append(torch.cat([r.flatten(1).cpu() for r in found if r is not None], 1))
+    rows = {number: torch.cat(some) for number, some in parts.items()}
     others = [_gradient(other, [*family.networks[other.trains].parameters()]) for other in losses]
     update.forget()
     return Taken(total, rows, others)
