@@ -39,7 +39,7 @@ def made(name: str, objective: str | None = None, shape: Shape = SHAPE, **settin
     spec = DataSpec(shape, classes=4, class_names=("ant", "bee", "cat", "dog"))
     family: Any = create(name, spec, objective or next(iter(find(name).objectives)), TINY | settings)
     for weight in family.vae.decoder.prior.parameters():
-        nn.init.normal_(weight, std=0.2)
+        nn.init.normal_(weight, std=0.08)
     return family
 
 
@@ -73,7 +73,8 @@ def check_additive(family: Any) -> None:
     for (value, slope), one, two in zip(whole, *halves, strict=True):
         torch.testing.assert_close((one[0] + two[0]) / 2, value, rtol=1e-5, atol=1e-6)
         for name, expected in slope.items():
-            torch.testing.assert_close((one[1][name] + two[1][name]) / 2, expected, rtol=1e-3, atol=1e-6)
+            near = 1e-4 * float(expected.abs().max())  # other sums round otherwise
+            torch.testing.assert_close((one[1][name] + two[1][name]) / 2, expected, rtol=1e-3, atol=near)
 
 
 def check_private(family: Any) -> None:

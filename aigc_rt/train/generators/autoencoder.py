@@ -23,7 +23,7 @@ LARGEST = 7
 """Longest side of the smallest feature maps."""
 LOG_VARIANCE = (-12.0, 6.0)
 """Of the posterior; far from what fp16 cannot hold."""
-HIDDEN = 64
+HIDDEN = 128
 """Width of the prior's layers."""
 
 

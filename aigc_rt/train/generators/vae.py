@@ -32,7 +32,7 @@ class Settings:
         beta: weight of the divergence from the prior (Higgins et al., "beta-VAE", 2017); 1 is the ELBO.
     """
 
-    latent: int = between(1, 1 << 20, 16)
+    latent: int = between(1, 1 << 20, 24)
     width: int = between(1, 1 << 12, 32)
     blocks: int = between(0, 64, 0)
     couplings: int | None = between(0, 64, None)
@@ -48,14 +48,14 @@ class Vae:
 
     averaged = ("vae",)
     likelihoods: ClassVar[Mapping[str, type[Gaussian | Bernoulli]]] = {"sigma": Gaussian, "bernoulli": Bernoulli}
-    couplings: ClassVar[Mapping[str, int]] = {"sigma": 6, "bernoulli": 0}
+    couplings: ClassVar[Mapping[str, int]] = {"sigma": 8, "bernoulli": 0}
     inference: ClassVar[type[Inference]] = Inference
     settings_type: ClassVar[type[Settings]] = Settings
     further: ClassVar[Mapping[str, tuple[str, ...]]] = {"encoder": ("mean", "log_variance")}
     private: ClassVar[Mapping[str, str]] = {"sigma": "vae", "bernoulli": "vae"}
     objectives: ClassVar[Mapping[str, Recipe]] = {
-        "sigma": Recipe(12, batch=128, lr=1e-3, schedule="trapezoid", final_lr=0.02, threads=1),
-        "bernoulli": Recipe(12, batch=128, lr=1e-3, threads=1),
+        "sigma": Recipe(8, batch=64, lr=2e-3, schedule="trapezoid", final_lr=0.02, threads=1),
+        "bernoulli": Recipe(8, batch=64, lr=1e-3, threads=1),
     }
 
     def __init__(self, data: DataSpec, objective: str, settings: Settings) -> None:
