@@ -175,10 +175,10 @@ class Autoencoder(nn.Module):
 
     def forward(self, image: Tensor, noise: Tensor, **given: Tensor) -> Passed:
         """Of images (B, C, H, W), standard normals (B, latent), and conditions."""
-        mean, log_variance = (half.float() for half in self.encoder(image, **given))  # (B, latent), (B, latent)
+        mean, log_variance = (half.to(image.dtype) for half in self.encoder(image, **given))  # (B, latent), (B, latent)
         code = mean + (0.5 * log_variance).exp() * noise
-        logits = self.decoder.logits(code, **given).float()
+        logits = self.decoder.logits(code, **given).to(image.dtype)  # autocast's are coarser
         if not len(self.decoder.prior.couplings):
             return Passed(code, logits, divergence(mean, log_variance))
         z, log_variance = self.decoder.prior(code, log_variance, **given)
-        return Passed(code, logits, 0.5 * (z.square() - 1.0 - log_variance).float().sum(1))
+        return Passed(code, logits, 0.5 * (z.square() - 1.0 - log_variance).sum(1))
