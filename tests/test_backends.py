@@ -343,13 +343,16 @@ def test_what_is_no_onnx_holds_no_location() -> None:
         assert onnx_file.external(garbage) == set()
 
 
-def test_a_file_that_is_no_onnx_is_refused_by_the_engine(name: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_onnx_is_refused_by_the_engine(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = toy.bundle(tmp_path / "it", precisions=("fp32",))
     read = Bundle(path).manifest
     (path / read.graphs["generator"].variants["fp32"].file).write_bytes(b"location" * 100)
     write_manifest(path, replace(read, files=describe_all(path)))
     with pytest.raises(PlanError):
         backends.get(name).open(job(path, name))
+    assert capfd.readouterr().out == "", "an engine printed"
 
 
 # CUDA, against a stand-in of onnxruntime-gpu
@@ -359,10 +362,11 @@ class FakeSession:
     asked: dict[str, Any]
     gives = ort.CUDA
 
-    def __init__(self, model: bytes, options: Any, providers: list[tuple[str, dict[str, str]]]) -> None:
+    def __init__(
+        self, model: bytes, options: Any, providers: list[tuple[str, dict[str, str]]], enable_fallback: int
+    ) -> None:
+        assert enable_fallback == 0
         type(self).asked = dict(providers)
-
-    def disable_fallback(self) -> None: ...
 
     def get_providers(self) -> list[str]:
         return [self.gives, ort.CPU]

@@ -116,8 +116,8 @@ def _session(job: Job) -> Any:
         # TF32 would make the same seed differ from the CPU by 1e-3.
         settings = {"device_id": job.place.device.removeprefix("cuda:"), "use_tf32": "0"}
     try:
-        session = ort.InferenceSession(model, options, providers=[(provider, settings)])
-        session.disable_fallback()
+        # By a keyword, as disable_fallback() comes too late for a session that cannot be made: that one prints.
+        session = ort.InferenceSession(model, options, providers=[(provider, settings)], enable_fallback=0)
     except Exception as error:  # onnxruntime's errors share no base class
         raise PlanError(f"open {job}", str(error), "See ONNX Runtime's message") from error
     if (got := session.get_providers()[0]) != provider:
