@@ -100,7 +100,7 @@ def check_private(family: Any) -> None:
             warnings.simplefilter("ignore", UserWarning)
             loss.value.backward()
     for name, weight in module._module.named_parameters():
-        found = weight.grad_sample  # type: ignore[attr-defined]
+        found = weight.grad_sample
         assert found.shape == (len(given.images), *weight.shape)
         torch.testing.assert_close(found.mean(0), plain[name], rtol=1e-3, atol=1e-6)
 
@@ -125,6 +125,7 @@ def check_bundle(family: Any, path: Path, **conditions: Any) -> None:
         ours = generator.generate(5, seed=2, raw=True, **conditions)
         theirs = sample(found.module, found.program, 2, 5, conditions=conditions)
         assert np.abs(ours.array.astype(int) - theirs).max() <= 1
+        assert ours.raw is not None
         inputs = {"image": ours.raw} | {k: np.full(5, v, np.int64) for k, v in conditions.items()}
         encoded = generator.run(inputs, graph="encoder")
     with torch.no_grad():
@@ -221,7 +222,7 @@ def test_the_chances_of_a_pixels_values_sum_to_one(likelihood: Any) -> None:
 
 def test_the_gaussian_is_one() -> None:
     likelihood, given, logits = Gaussian(), batch(), torch.randn(8, *SHAPE)
-    normal = torch.distributions.Normal((logits / 2).tanh(), 0.25)
+    normal: Any = torch.distributions.Normal((logits / 2).tanh(), 0.25)
     expected = -normal.log_prob(given.images).flatten(1).sum(1)
     torch.testing.assert_close(likelihood.nats(logits, given.images), expected)
     # Within the range, a value's mass is close to the density times its width.
@@ -243,9 +244,8 @@ def test_the_flow_is_invertible_and_knows_its_determinant(latent: int, classes: 
     assert not torch.allclose(z, code, atol=0.1)
     for i in range(4):
         one = None if label is None else label[i : i + 1]
-        jacobian = torch.autograd.functional.jacobian(
-            lambda c, one=one: flow(c[None], torch.zeros(1, latent).double(), one)[0][0], code[i]
-        )
+        slopes: Any = torch.autograd.functional.jacobian
+        jacobian = slopes(lambda c, one=one: flow(c[None], torch.zeros(1, latent).double(), one)[0][0], code[i])
         torch.testing.assert_close(log_variance[i].sum() / 2, torch.linalg.slogdet(jacobian)[1])
 
 

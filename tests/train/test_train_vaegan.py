@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from aigc_rt.errors import InputError
 from aigc_rt.train.generators.vaegan import PRIOR, VaeGan
 
 OBJECTIVES = list(VaeGan.objectives)
-TINY = {"judge_width": 16}
+TINY: dict[str, Any] = {"judge_width": 16}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
