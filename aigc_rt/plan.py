@@ -191,9 +191,14 @@ def _refusal(job: Job, request: Request) -> str | None:
 def _preference(job: Job) -> tuple[int, int, int, int]:
     """Untuned order: a GPU before the CPU, fp16 first there and fp32 first on the CPU, an engine before the ONNX."""
     on_gpu = job.place.device != "cpu"
-    order = ("fp16", "bf16", "fp32", "int8", "int4") if on_gpu else PRECISIONS
     device = int(job.place.device.partition(":")[2] or 0)
-    return (not on_gpu, order.index(job.stored.precision), backends.NAMES.index(job.place.backend), device)
+    precision = _precisions(on_gpu).index(job.stored.precision)
+    return (not on_gpu, precision, backends.NAMES.index(job.place.backend), device)
+
+
+def _precisions(on_gpu: bool) -> tuple[str, ...]:
+    """Untuned order."""
+    return ("fp16", "bf16", "fp32", "int8", "int4") if on_gpu else PRECISIONS
 
 
 def choice(job: Job, why: str = "") -> Choice:
@@ -215,9 +220,17 @@ def choice(job: Job, why: str = "") -> Choice:
 
 def reason(job: Job, request: Request) -> str:
     """Why this job is the one that runs."""
-    if job.place.device == "cpu":
-        return f"asked: {request}; untuned, so fp32 comes first on the CPU, and ONNX Runtime before OpenVINO"
-    return f"asked: {request}; untuned, so fp16 comes first on a GPU, and an engine before the ONNX graph"
+    on_gpu = job.place.device != "cpu"
+    held = {variant.precision for variant in job.graph.variants.values()}
+    first = min(held, key=_precisions(on_gpu).index)
+    parts, untuned = [f"asked: {request}"], []
+    if request.precision is None and len(held) == 1:
+        parts.append(f"the bundle holds it in {first} only")
+    elif request.precision is None and job.stored.precision == first:
+        untuned.append(f"{first} first on {'a GPU' if on_gpu else 'the CPU'}")
+    if request.backend is None:
+        untuned.append("an engine before the ONNX graph" if on_gpu else "ONNX Runtime before OpenVINO")
+    return "; ".join([*parts, f"untuned: {', '.join(untuned)}"] if untuned else parts)
 
 
 def no_way(role: str, request: Request, places: list[Place], skips: list[Skip]) -> PlanError:

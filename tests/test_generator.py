@@ -195,6 +195,16 @@ def test_with_nothing_asked_fp32_runs_on_the_cpu_and_the_plan_says_the_rest(imag
     text = str(said)
     assert all(word in text for word in ("run ", "could", "skip", "untuned", "CPUExecutionProvider"))
     assert said.to_dict()["chosen"][0]["variant"] == "fp32"
+    assert said.chosen[0].why.endswith("untuned: fp32 first on the CPU, ONNX Runtime before OpenVINO")
+
+
+def test_a_plan_says_no_order_that_did_not_decide(tmp_path: Path) -> None:
+    path = toy.bundle(tmp_path / "half", precisions=("fp16",))
+    with aigc_rt.load(path, device="cpu") as generator:
+        why = generator.plan.chosen[0].why
+    assert why.endswith("; the bundle holds it in fp16 only; untuned: ONNX Runtime before OpenVINO")
+    with aigc_rt.load(path, device="cpu", backend="onnxruntime", precision="fp16") as generator:
+        assert generator.plan.chosen[0].why == "asked: device=cpu backend=onnxruntime precision=fp16"
 
 
 @pytest.mark.parametrize(
