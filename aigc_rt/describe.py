@@ -45,8 +45,8 @@ def text(bundle: Bundle) -> str:
     lines += _trained(manifest.made)
     for role, graph in manifest.graphs.items():
         lines.append(f"  graph {role}: {graph.parameters:,} parameters")
-        lines += [f"    in  {_tensor(spec, graph)}{_fed(manifest, spec.name)}" for spec in graph.inputs]
-        lines += [f"    out {_tensor(spec, graph)}{_becomes(manifest, spec.name)}" for spec in graph.outputs]
+        lines += [f"    in  {_tensor(spec, graph)}{_fed(manifest, role, spec.name)}" for spec in graph.inputs]
+        lines += [f"    out {_tensor(spec, graph)}{_becomes(manifest, role, spec.name)}" for spec in graph.outputs]
         if any((e.claim, e.graph) == ("answer", role) for e in manifest.evidence):
             lines.append("    PyTorch's answer to a known input is recorded; `aigc-rt verify` replays it")
         for name, stored in graph.variants.items():
@@ -75,14 +75,36 @@ def _stored(manifest: Manifest, role: str, name: str) -> str:
 
 
 def _trained(made: dict[str, Any]) -> list[str]:
-    """What it was trained on, and what a judge said of it then; nothing where `made` tells otherwise or not."""
+    """How it was trained, and what a judge said of it then; nothing of what `made` tells otherwise or not."""
     lines = []
-    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-        run = made["training"]
-        lines.append(f"  trained: {run['family']} ({run['objective']}) on {run['data']['name']}, {run['step']:,} steps")
-        if words := _quality(made["training_quality"]):
-            lines.append(f"  quality in PyTorch: {words}")
+    for line in (_run, _source, _spent, _judged):
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+            lines.append(f"  {line(made)}")
     return lines
+
+
+def _run(made: dict[str, Any]) -> str:
+    return f"trained: {_steps(made['training'])}"
+
+
+def _source(made: dict[str, Any]) -> str:
+    """Where a fine-tuned run's first weights are from; a TypeError of one that has none."""
+    tuning = made["training"]["tuning"]
+    return f"fine-tuned from {tuning['sha256'][:12]}: {_steps(tuning['lineage'])}"
+
+
+def _steps(run: dict[str, Any]) -> str:
+    return f"{run['family']} ({run['objective']}) on {run['data']['name']}, {run['step']:,} steps"
+
+
+def _spent(made: dict[str, Any]) -> str:
+    """What a private run promises; a TypeError of one that is not."""
+    spent = made["training"]["spent"]
+    return f"differential privacy: epsilon {spent['epsilon']:.4g}, delta {spent['delta']:g}, {spent['adjacency']}"
+
+
+def _judged(made: dict[str, Any]) -> str:
+    return f"quality in PyTorch: {_quality(made['training_quality'])}"
 
 
 def _size(manifest: Manifest, role: str, name: str) -> int:
@@ -100,9 +122,10 @@ def _tensor(spec: TensorSpec, graph: Graph) -> str:
     return f"{spec.name}: {spec.dtype} ({', '.join(lengths)})"
 
 
-def _fed(manifest: Manifest, name: str) -> str:
+def _fed(manifest: Manifest, role: str, name: str) -> str:
+    """What the program puts into an input; nothing is said of further graphs, which it does not run."""
     program = manifest.program
-    if not isinstance(program, Feedforward):
+    if not isinstance(program, Feedforward) or role != program.graph:
         return ""
     if drawn := program.noise.get(name):
         return f", {drawn.distribution} noise of stream {drawn.stream}"
@@ -112,9 +135,9 @@ def _fed(manifest: Manifest, name: str) -> str:
     return ""
 
 
-def _becomes(manifest: Manifest, name: str) -> str:
+def _becomes(manifest: Manifest, role: str, name: str) -> str:
     program = manifest.program
-    if not isinstance(program, Feedforward) or program.media.output != name:
+    if not isinstance(program, Feedforward) or (role, name) != (program.graph, program.media.output):
         return ""
     media = program.media
     return f", {media.kind} {media.layout} in [{media.low:g}, {media.high:g}]"
@@ -158,11 +181,10 @@ def _quality(details: dict[str, Any]) -> str:
     """Distance, classes and certainty, each where it was measured."""
     parts = []
     if isinstance(distance := details.get("frechet"), (int, float)):
-        words = f"Fréchet distance {distance:.3g}"
-        real = ((details.get("yardsticks") or {}).get("held_out") or {}).get("frechet", details.get("frechet_held_out"))
-        against = [f"real images {real:.3g}"] if isinstance(real, (int, float)) else []
+        against = _against(details.get("yardsticks") or {}, details.get("samples"))
         if isinstance(ratio := details.get("frechet_ratio"), (int, float)):
             against.append(f"untrained {distance / ratio:.3g}")
+        words = f"Fréchet distance {distance:.3g}"
         parts.append(f"{words} ({', '.join(against)})" if against else words)
     if details.get("covered") is not None:
         parts.append(f"{details['covered']} of {details['classes']} classes")
@@ -170,6 +192,16 @@ def _quality(details: dict[str, Any]) -> str:
         parts.append(f"a classifier is sure of {sure:.0%}")
     count = f"{details['samples']:,} samples: " if isinstance(details.get("samples"), int) else ""
     return count + "; ".join(parts) if parts else f"{len(details)} details, see --json"
+
+
+def _against(yardsticks: dict[str, Any], count: object) -> list[str]:
+    """The distance of real images, beside that of as many samples: it falls with how many there are."""
+    real, samples = yardsticks.get("held_out"), yardsticks.get("samples")
+    if real is None:
+        return []
+    if samples is None or samples["count"] == count:
+        return [f"real images {real['frechet']:.3g}"]
+    return [f"of {samples['count']:,} samples {samples['frechet']:.3g}, of as many real images {real['frechet']:.3g}"]
 
 
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {

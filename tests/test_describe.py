@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy
 
 from aigc_rt import describe
 from aigc_rt.bundle import Bundle
@@ -36,6 +37,43 @@ def test_quality_is_a_sentence(images: Path) -> None:
     assert "  trained: gan (r3gan) on mnist5k, 6,329 steps\n" in text
     assert f"  quality in PyTorch: {WORDS}" in text
     assert "{" not in text
+
+
+def test_quality_compares_real_images_with_as_many_samples() -> None:
+    few = {"count": 500, "frechet": 17.25}
+    of = QUALITY | {"yardsticks": {"held_out": {"count": 500, "frechet": 3.353}, "samples": few}}
+    words = "Fréchet distance 16 (of 500 samples 17.2, of as many real images 3.35, untrained 999); "
+    assert words in describe._quality(of)
+    equal = QUALITY | {"yardsticks": {"held_out": {"frechet": 3.353}, "samples": {"count": 1000, "frechet": 15.98}}}
+    assert describe._quality(equal) == WORDS
+
+
+def test_a_fine_tuned_private_run_says_its_source_and_its_promise(images: Path) -> None:
+    source = {"family": "gan", "objective": "bce", "data": {"name": "mnist5k"}, "step": 6329}
+    spent = {"epsilon": 7.98765, "delta": 1e-5, "adjacency": "add or remove one image"}
+    run = source | {"data": {"name": "digits"}, "step": 300, "spent": spent}
+    run["tuning"] = {"start": "/a/b", "sha256": "0123456789abcdef", "lineage": source}
+    text = described(images, made={"training": run, "training_quality": None})
+    assert "  trained: gan (bce) on digits, 300 steps\n" in text
+    assert "  fine-tuned from 0123456789ab: gan (bce) on mnist5k, 6,329 steps\n" in text
+    assert "  differential privacy: epsilon 7.988, delta 1e-05, add or remove one image\n" in text
+    assert "quality in PyTorch" not in text
+    plain = described(images, made={"training": source | {"tuning": None, "spent": None}})
+    assert "fine-tuned" not in plain
+    assert "privacy" not in plain
+
+
+def test_what_the_program_feeds_is_said_of_its_own_graph_only(tmp_path: Path) -> None:
+    path = toy.bundle(tmp_path / "it", labelled=True, encoder=("fp32",))
+    manifest = Bundle(path).manifest
+    encoder = dataclasses.replace(
+        manifest.graphs["encoder"], inputs=manifest.main_graph.inputs, outputs=manifest.main_graph.outputs
+    )
+    main, further = described(path, graphs={"generator": manifest.main_graph, "encoder": encoder}).split("  graph ")[1:]
+    assert "in  label: int64 (batch=1..8), the condition label: 0 to 9\n" in main
+    assert ", image NCHW in [-1, 1]\n" in main
+    assert "in  label: int64 (batch=1..8)\n" in further
+    assert "NCHW" not in further
 
 
 @pytest.mark.parametrize("made", [{"training": 3}, {"training": {"family": "gan"}}, {"training_quality": []}])
