@@ -520,7 +520,7 @@ def test_the_default_gan_is_good_enough(tmp_path: Path) -> None:
     """All ten digits, and at most 1/20 of an untrained generator's distance: two minutes."""
     found = train(options(tmp_path / "run", data="mnist5k", epochs=None, batch=None, evaluate=True, judge=tmp_path))
     assert found.quality is not None
-    assert found.quality["judge"]["accuracy"] >= 0.97
+    assert found.quality["classifier"]["accuracy"] >= 0.97
     assert found.quality["covered"] == 10
     assert min(found.quality["shares"].values()) >= 0.03
     assert found.quality["frechet_ratio"] <= 1 / 20
