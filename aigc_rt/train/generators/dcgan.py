@@ -65,7 +65,7 @@ class Settings:
 
 
 USUAL: Mapping[str, Mapping[str, Any]] = {
-    "r3gan": {"hidden": 256, "norm": "none", "spectral_norm": False, "penalty": 2.0},
+    "r3gan": {"hidden": 256, "norm": "none", "spectral_norm": False, "penalty": 1.0},
     "bce": {"hidden": 0, "norm": "batch", "spectral_norm": False, "penalty": 0.0},
     "hinge": {"hidden": 0, "norm": "batch", "spectral_norm": True, "penalty": 0.0},
 }
@@ -184,7 +184,7 @@ class Dcgan:
     further: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     private: ClassVar[Mapping[str, str]] = {"bce": "discriminator", "hinge": "discriminator"}
     objectives: ClassVar[Mapping[str, Recipe]] = {
-        "r3gan": Recipe(60, batch=64, lr=2e-3, betas=(0.0, 0.99), schedule="trapezoid", final_lr=0.02, threads=1),
+        "r3gan": Recipe(40, batch=64, lr=2e-3, betas=(0.0, 0.99), schedule="trapezoid", final_lr=0.02, threads=1),
         "bce": Recipe(60, batch=64, lr=2e-4, betas=(0.5, 0.999), threads=1),
         "hinge": Recipe(60, batch=64, lr=2e-4, betas=(0.0, 0.9), threads=1),
     }
