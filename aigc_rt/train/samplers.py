@@ -179,14 +179,17 @@ def _latent(program: Feedforward) -> str:
 
 
 def _encoded(program: Feedforward, images: Images, labels: NDArray[np.int64] | None) -> dict[str, NDArray[Any]]:
-    """The encoder's inputs: images as the main graph makes them, and the labels as every condition."""
+    """The encoder's inputs: images as the main graph makes them, the labels as every condition in whole numbers, and
+    any other condition (an adapter's strength, say) as it is swept.
+    """
     low, high = program.media.low, program.media.high
     floats = images.astype(np.float32) * np.float32((high - low) / 255.0) + np.float32(low)
     given: dict[str, NDArray[Any]] = {
         _IMAGE: floats if program.media.layout == "NHWC" else np.ascontiguousarray(floats.transpose(0, 3, 1, 2))
     }
     for condition in program.conditions.values():
-        values = swept(condition, 0, len(images)) if labels is None else condition.low + labels
+        whole = np.issubdtype(np.dtype(condition.dtype), np.integer)
+        values = swept(condition, 0, len(images)) if labels is None or not whole else condition.low + labels
         given[condition.input] = values.astype(condition.dtype)
     return given
 
