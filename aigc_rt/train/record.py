@@ -132,12 +132,14 @@ class RunRecord:
         return dataclasses.replace(self, **changes)
 
     def made(self) -> dict[str, Any]:
-        """What a bundle records of the run; of a private one no hash of its images: it would give any of them away."""
+        """What a bundle records of the run; not who asked for its data, and of a private one no hash of its images: it
+        would give any of them away.
+        """
         kept = ("family", "objective", "settings", "seed", "step", "steps", "status", "versions", "commit")
         data = {key: getattr(self.data, key) for key in ("name", "origin", "licence", "train")}
         if self.privacy is None:
             data["sha256"] = self.data.sha256
-        data["options"] = asdict(self.data.options)
+        data["options"] = {key: value for key, value in asdict(self.data.options).items() if key != "project"}
         parts = {name: getattr(self, name) for name in ("recipe", "augment", "tuning", "privacy")}
         return {
             **{name: getattr(self, name) for name in kept},

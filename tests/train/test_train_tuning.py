@@ -25,7 +25,9 @@ from aigc_rt.train.generators.family import sample
 from aigc_rt.train.options import TrainOptions
 from aigc_rt.train.quality import Judge
 from aigc_rt.train.run import create, load_generator, train
+from aigc_rt.train.samplers import BundleSampler
 from aigc_rt.train.source import Source
+from aigc_rt.train.task import to_floats
 from aigc_rt.train.tuning import Tuning
 
 SMALL = {"widths": (32, 64), "latent": 16}
@@ -95,7 +97,10 @@ def test_what_is_taken_over_and_recorded(source: Path, tmp_path: Path) -> None:
     assert run.tuning.lineage is not None
     assert run.tuning.lineage["step"] == 13
     assert run.tuning.lineage["data"]["sha256"] == data.load("digits").sha256
-    assert record.read(tmp_path / "run").made()["tuning"]["sha256"] == run.tuning.sha256
+    made = record.read(tmp_path / "run").made()
+    assert made["tuning"]["sha256"] == run.tuning.sha256
+    assert (made["data"]["options"]["only"], "project" in made["data"]["options"]) == ((3,), False)
+    assert "project" not in made["tuning"]["lineage"]["data"]["options"]
     other = train(options(tmp_path / "other", Tuning(start=str(source)), objective="r3gan", max_steps=1))
     assert other.objective == "r3gan"
 
@@ -285,6 +290,12 @@ def test_every_graph_with_adapters_has_the_strength(tmp_path: Path) -> None:
             expected = one.also["encoder"].module(torch.from_numpy(image))[0].numpy()
             np.testing.assert_allclose(found[k], expected[k], atol=1e-4)
         assert gen.generate(2, seed=1, adapter_scale=0.5).array.shape == (2, 8, 8, 1)
+        pixels = ((image.transpose(0, 2, 3, 1) + 1) * 127.5).round().astype(np.uint8)
+        again = BundleSampler(gen).reconstruct(pixels, np.array([0, 5, 9]))  # of classes that the strength is not
+    assert again is not None
+    with torch.no_grad():
+        expected = merged.also["encoder"].module(to_floats(torch.from_numpy(pixels.transpose(0, 3, 1, 2))))[0].numpy()
+    np.testing.assert_allclose(again.mean, expected, atol=1e-4)
 
     half = dataclasses.replace(tuning, targets=("vae.decoder.layers.*",))
     train(options(tmp_path / "half", half, family="vae", recipe=QUICK, max_steps=5))
