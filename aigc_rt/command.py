@@ -111,7 +111,7 @@ def needs(module: str, extra: str) -> Any:
     """A module of this project whose packages an extra installs."""
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         if isinstance(error, MissingDependency):
             raise
         raise MissingDependency(f"use {module}", str(error), f"pip install 'aigc-rt[{extra}]'") from None
