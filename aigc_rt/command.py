@@ -112,8 +112,6 @@ def needs(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if isinstance(error, MissingDependency):
-            raise
         raise MissingDependency(f"use {module}", str(error), f"pip install 'aigc-rt[{extra}]'") from None
 
 
