@@ -78,10 +78,10 @@ def train(
     dp_epsilon: Annotated[
         float | None, typer.Option(help="Train with differential privacy within this budget. Default: without.")
     ] = None,
-    dp_delta: Annotated[float, typer.Option(help="The other half of the budget.")] = 1e-5,
+    dp_delta: Annotated[float | None, typer.Option(help="The other half of the budget. Default: 1e-5.")] = None,
     max_grad_norm: Annotated[
-        float, typer.Option(help="Largest norm of one image's gradient in private training.")
-    ] = 1.0,
+        float | None, typer.Option(help="Largest norm of one image's gradient in private training. Default: 1.")
+    ] = None,
     dp_noise_multiplier: Annotated[
         float | None, typer.Option(help="Noise over that norm. Default: the least that keeps all steps in the budget.")
     ] = None,
@@ -110,7 +110,10 @@ def train(
     targets = None if adapter_targets is None else tuple(adapter_targets)
     tuning: dict[str, Any] = {"start": start, "freeze": tuple(freeze or ()) or None}
     tuning |= {"rank": adapter_rank, "alpha": adapter_alpha, "targets": targets}
-    privacy = {"epsilon": dp_epsilon, "delta": dp_delta, "max_grad_norm": max_grad_norm}
+    privacy: dict[str, Any] = {"epsilon": dp_epsilon, "delta": dp_delta, "max_grad_norm": max_grad_norm}
+    privacy = _given({}, privacy | {"noise_multiplier": dp_noise_multiplier})
+    if privacy and dp_epsilon is None:
+        raise typer.BadParameter("--dp-delta, --max-grad-norm, --dp-noise-multiplier: they go with --dp-epsilon only.")
     try:
         options = room.TrainOptions(
             family=family,
@@ -122,9 +125,7 @@ def train(
             loading=room.part(room.DataOptions, _given({}, loading)),
             augment=None if augment is None else room.Augment.of(augment),
             tuning=room.part(room.Tuning, _given({}, tuning)),
-            privacy=None
-            if dp_epsilon is None
-            else room.part(room.Privacy, _given(privacy, {"noise_multiplier": dp_noise_multiplier})),
+            privacy=room.part(room.Privacy, privacy),
             seed=seed,
             max_steps=max_steps,
             resume=resume,
@@ -162,6 +163,9 @@ def families(as_json: AsJson = False) -> None:
 def _lines(out: Path, record: Any) -> list[str]:
     """What came of a run, for a person."""
     lines = [f"{out}: {record.status} at step {record.step:,} of {record.steps:,}, trained in {record.seconds:.0f} s"]
+    if record.spent:
+        spent, most = record.spent, record.privacy.epsilon
+        lines.append(f"private: epsilon {spent['epsilon']:.4g} of {most:g}, delta {spent['delta']:g}")
     quality = record.quality
     if quality:
         lines += needs("aigc_rt.train.evaluate", "train").lines(quality)

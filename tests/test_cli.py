@@ -157,6 +157,7 @@ def test_inspect_and_plan_show_the_same_to_people_and_programs(bundle: Path) -> 
         (("bench",), "give a BUNDLE"),
         (("generate", "BUNDLE", "--out", "no-such-folder/x.png"), "there is no folder no-such-folder. Make the folder"),
         (("generate", "BUNDLE", "--out", "x.png", "--scale", "0"), "greater than or equal to"),
+        (("train", "gan", "--data", "digits", "--out", "x", "--max-grad-norm", "0.5"), "go with --dp-epsilon"),
         (("frobnicate",), "No such command"),
     ],
 )
