@@ -18,7 +18,7 @@ from aigc_rt.train import record
 from aigc_rt.train.evaluate import evaluate
 from aigc_rt.train.generators.family import TrainedGenerator
 from aigc_rt.train.quality import Judge
-from aigc_rt.train.run import Adapter, load_generator
+from aigc_rt.train.restore import Adapter, load_generator
 from aigc_rt.train.samplers import BundleSampler
 
 

@@ -92,6 +92,12 @@ def newest(folder: Path) -> Path | None:
     return found[-1][1] if found else None
 
 
+def newest_step(folder: Path) -> int:
+    """Steps taken up to it; 0 where there is none."""
+    found = _all(folder)
+    return found[-1][0] if found else 0
+
+
 def load(path: Path, only: str = "") -> Checkpoint:
     """Read a checkpoint, its hash checked.
 

@@ -9,27 +9,25 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
 
 import torch
-from torch import nn
 
-from aigc_rt.errors import AigcRtError, DataError, InputError, MissingDependency, RunError, WriteError
-from aigc_rt.train import adapters, checkpoint, generators, record, tuning
+from aigc_rt.errors import AigcRtError, DataError, MissingDependency, RunError, WriteError
+from aigc_rt.train import adapters, checkpoint
 from aigc_rt.train import data as datasets
 from aigc_rt.train.data_options import DataOptions
 from aigc_rt.train.evaluate import evaluate
 from aigc_rt.train.generators.family import Family, TrainedGenerator, sample, trained
 from aigc_rt.train.loop import Trainer, Watcher, fit
 from aigc_rt.train.memorisation import FIGURE
-from aigc_rt.train.options import TrainOptions, check_resumable, new_run, objective_of
-from aigc_rt.train.privacy import Guard, respent
+from aigc_rt.train.options import TrainOptions, new_run, objective_of
+from aigc_rt.train.privacy import Guard
 from aigc_rt.train.quality import Judge
 from aigc_rt.train.quality_curve import watching
 from aigc_rt.train.record import CHECKPOINTS, RunRecord, Status
+from aigc_rt.train.restore import buildable, create, restore, resumed, same
 from aigc_rt.train.samplers import RunSampler
-from aigc_rt.train.settings import configured
-from aigc_rt.train.source import Source, opened
+from aigc_rt.train.source import opened
 from aigc_rt.train.stream import Shuffled
 from aigc_rt.train.watch import GRID, Bar, Curves, Saver
 from aigc_rt.train.workers import Workers
@@ -37,7 +35,6 @@ from aigc_rt.train.workers import Workers
 SAVES, GRIDS, POINTS = 10, 20, 400
 """Checkpoints, sample grids and points of a curve in a whole recipe."""
 ExportCheck = Callable[[TrainedGenerator], None]
-Adapter = Literal["merged", "live"]
 
 
 def train(
@@ -63,9 +60,9 @@ def train(
         DataError, AccessDenied, MissingDependency: see `aigc_rt.train.data.load`.
         DeviceUnavailable: a GPU was asked for and there is none.
         WriteError: the disk is full, or `out` cannot be written to.
-        KeyboardInterrupt: after a checkpoint was saved.
+        KeyboardInterrupt: after a checkpoint was saved; at once when it is the second.
     """
-    before = _resumed(options) if options.resume else None
+    before = resumed(options) if options.resume else None
     options, source = (options, None) if before else opened(options)
     usual = objective_of(options)[1]
     if before is None:
@@ -74,8 +71,8 @@ def train(
     progress(f"loading {options.data}")
     data = datasets.load(options.data, options.loading or (before.data.options if before else DataOptions()))
     with _threads(options.recipe.get("threads") or (before.threads if before else usual.threads)):
-        run = _same(before, new_run(options, data, workers), options.out) if before else new_run(options, data, workers)
-        with _buildable(data.shape):
+        run = same(before, new_run(options, data, workers), options.out) if before else new_run(options, data, workers)
+        with buildable(data.shape):
             family = create(run, source)
             guard = Guard.of(run, family, data, workers, options.out if before else None)
             stream = guard.stream if guard else Shuffled(data, run.recipe, run.seed, workers, run.augment)
@@ -86,123 +83,16 @@ def train(
                 if export_check is not None:
                     progress("checking that the generator can be exported")
                     export_check(_generator(options.out.name, run, family, trainer))
-                if guard:
-                    guard.keep(_made(options.out))
-                run.write(_made(options.out))
+                _start(options.out, run, trainer, guard)
         else:
-            _restore(trainer, options.out, run)
+            run = restore(trainer, options.out, run)
         workers.wait()
         judge = cache(partial(Judge.of, data, options.judge, options.quiet))
-        run = _fit(options, run.but(step=trainer.step), family, trainer, judge, guard)
+        run = _fit(options, run, family, trainer, judge, guard)
         if not workers.first:
             return run
         progress("judging the samples")
         return _judged(options, run, family, trainer, judge)
-
-
-def load_generator(run: Path, adapter: Adapter = "merged") -> TrainedGenerator:
-    """The averaged generator of a run's newest checkpoint.
-
-    Args:
-        run: its folder.
-        adapter: "live" leaves the run's adapters beside the weights, see `adapters.live`.
-
-    Raises:
-        RunError: no run, no checkpoint in it, or a damaged one; live adapters of a run without any.
-    """
-    found, family, averages = restored(run, merge=adapter == "merged")
-    if adapter == "live" and (found.tuning is None or found.tuning.rank is None):
-        raise RunError(f"export {run} with a live adapter", "it has none", "Train with --adapter-rank 8, say")
-    quality = found.quality if found.privacy is None else None  # computed from the images, past the promise
-    made = trained(family, averages, run.resolve().name, found.made(), quality)
-    return adapters.live(made) if adapter == "live" else made
-
-
-def restored(run: Path, merge: bool = True) -> tuple[RunRecord, Family, dict[str, nn.Module]]:
-    """A run's record as of its newest checkpoint, its family, and its averaged networks by role, on the CPU.
-
-    Args:
-        run: its folder.
-        merge: fold adapters into the weights.
-
-    Raises:
-        RunError: no run, no checkpoint in it, or a damaged one.
-    """
-    found = _opened(run)
-    with _buildable(found.data.shape):
-        family = create(found)
-    path = checkpoint.newest(run / CHECKPOINTS)
-    if path is None:
-        raise RunError(f"load the generator of {run}", "there is no checkpoint in it", "Train again with --resume")
-    saved = _saved(path, found)
-    averages = {role: family.networks[role] for role in family.averaged}
-    try:
-        for role, network in averages.items():
-            network.load_state_dict(checkpoint.strip(saved.tensors, f"average.{role}."))
-    except RuntimeError as error:
-        raise RunError(f"load the generator of {path}", str(error), "Train again into another folder") from None
-    if merge:
-        averages = {role: adapters.merge(network) for role, network in averages.items()}
-    quality = found.quality if found.step == saved.step else None
-    spent = respent(found.spent, saved.step)
-    return found.but(step=saved.step, quality=quality, spent=spent), family, averages
-
-
-def create(run: RunRecord, source: Source | None = None) -> Family:
-    """The family's networks with the run's first weights: fresh ones, or the source's; what is to be frozen is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed % (1 << 63))
-        family = generators.create(run.family, run.data.spec, run.objective, run.settings)
-        if source is not None:
-            source.into(family, run.data.spec)
-        if run.tuning is not None:
-            tuning.apply(family, run.tuning)
-        return family
-
-
-def _opened(run: Path) -> RunRecord:
-    """Its record, of a family and an objective that are there, and settings that are the family's."""
-    found = record.read(run)
-    if found.family not in generators.FAMILIES or found.objective not in generators.find(found.family).objectives:
-        raise _edited(run, f"there is no family {found.family!r} with the objective {found.objective!r}")
-    try:
-        configured(generators.find(found.family).settings_type, found.settings, f"the family {found.family}")
-    except InputError as error:
-        raise _edited(run, error.found) from None
-    return found
-
-
-def _edited(run: Path, found: str) -> RunError:
-    return RunError(
-        f"read {run / record.FILE}", found, "It was edited or damaged: put it back, or train into another folder"
-    )
-
-
-@contextlib.contextmanager
-def _buildable(shape: tuple[int, int, int]) -> Iterator[None]:
-    """Within, what torch says of networks too large is a RunError."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, AigcRtError):
-            raise
-        raise RunError(
-            "make the networks for images of {} x {} x {}".format(*shape),
-            f"they cannot be made ({str(error).splitlines()[0][:200] if str(error) else 'out of memory'})",
-            "Train on smaller images, with --size",
-        ) from None
-
-
-def _saved(path: Path, run: RunRecord) -> checkpoint.Checkpoint:
-    """A checkpoint of that run."""
-    saved = checkpoint.load(path)
-    if saved.seed != run.seed or saved.step > run.steps:
-        raise RunError(
-            f"read the checkpoint {path}",
-            f"it is step {saved.step} of seed {saved.seed}, the run has {run.steps} steps and seed {run.seed}",
-            "It or run.json is of another run: put it back, or train into another folder",
-        )
-    return saved
 
 
 def _refuse_used(out: Path) -> None:
@@ -214,47 +104,26 @@ def _refuse_used(out: Path) -> None:
         )
 
 
-def _made(out: Path) -> Path:
+def _made(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"train into {out}", error.strerror or str(error), "Choose a place you may write to") from None
-    return out
 
 
-def _resumed(options: TrainOptions) -> RunRecord:
-    found = _opened(options.out)
-    if found.family != options.family:
-        raise RunError(f"resume {options.out} as {options.family}", f"it is a {found.family}", "Name that family")
-    check_resumable(options, found)
-    return found
-
-
-def _same(before: RunRecord, asked: RunRecord, out: Path) -> RunRecord:
-    """The run as it was started, now that its data is known to be the same."""
-    if before.data.sha256 != asked.data.sha256:
-        raise RunError(
-            f"resume with the data {asked.data.source}",
-            f"it is not what the run was started with ({before.data.name}, SHA-256 {before.data.sha256[:12]}...)",
-            f"Give --data {before.data.source} as it was, or train into another folder",
-        )
-    if before.data.shape != asked.data.shape:
-        raise _edited(out, f"its images have the shape {before.data.shape}, the data's have {asked.data.shape}")
-    now = {name: getattr(asked, name) for name in ("threads", "processes", "device", "versions", "commit")}
-    return before.but(**now)
-
-
-def _restore(trainer: Trainer, out: Path, run: RunRecord) -> None:
-    if trainer.steps != run.steps:
-        raise _edited(out, f"its recipe has {trainer.steps} steps, not {run.steps}")
-    path = checkpoint.newest(out / CHECKPOINTS)
-    if path is not None:  # a kill before the first one: from the start
-        saved = _saved(path, run)
-        trainer.restore(saved.step, saved.tensors)
+def _start(out: Path, run: RunRecord, trainer: Trainer, guard: Guard | None) -> None:
+    """Write a new run's folder, run.json last: without it nothing there is a run that could be resumed."""
+    _made(out)
+    if guard:
+        guard.keep(out)
+    if run.tuning is not None:  # its source may be gone when it is resumed
+        first = checkpoint.Checkpoint(0, trainer.seed, trainer.tensors(), run.versions)
+        checkpoint.save(out / CHECKPOINTS, first)
+    run.write(out)
 
 
 def _generator(name: str, run: RunRecord, family: Family, trainer: Trainer) -> TrainedGenerator:
-    merged = {role: adapters.merge(copy.deepcopy(average)) for role, average in trainer.averages.items()}
+    merged = {role: adapters.merge(copy.deepcopy(average).cpu()) for role, average in trainer.averages.items()}
     return trained(family, merged, name, run.made(), run.quality)
 
 
@@ -283,7 +152,9 @@ def _fit(
     try:
         fit(trainer, stop, watchers)
     except KeyboardInterrupt:
-        step = now(trainer.step, "interrupted").step
+        # After a second Ctrl-C the newest checkpoint is older than the last step; only the first process writes any.
+        saved = checkpoint.newest_step(options.out / CHECKPOINTS) if trainer.workers.first else trainer.step
+        step = now(saved, "interrupted").step
         words = f"at step {step:,} of {run.steps:,}, which is saved"
         raise KeyboardInterrupt(f"{words}; go on with the same command and --resume") from None
     except OSError as error:

@@ -14,7 +14,7 @@ from aigc_rt.train import data as datasets
 from aigc_rt.train import record
 from aigc_rt.train.data import Dataset
 from aigc_rt.train.data_options import DataOptions
-from aigc_rt.train.run import create, restored
+from aigc_rt.train.restore import create, restored
 from aigc_rt.train.samplers import BundleSampler, RunSampler, Sampler
 from aigc_rt.train.settings import typed
 

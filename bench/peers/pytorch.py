@@ -93,7 +93,7 @@ def load_module(source: str) -> torch.nn.Module:
     That is the module itself, or the keyword arguments of `aigc_rt.export.export`, with `module` and `example_inputs`.
     """
     if not is_factory(source):
-        from aigc_rt.train.run import load_generator
+        from aigc_rt.train.restore import load_generator
 
         trained: torch.nn.Module = load_generator(Path(source)).module
         return trained

@@ -25,7 +25,8 @@ from aigc_rt.train import classifier, data
 from aigc_rt.train.data_options import DataOptions
 from aigc_rt.train.options import TrainOptions
 from aigc_rt.train.quality import nhwc
-from aigc_rt.train.run import restored, train
+from aigc_rt.train.restore import restored
+from aigc_rt.train.run import train
 from aigc_rt.train.samplers import BundleSampler, RunSampler
 
 SAMPLES = ("--samples", "60", "--threads", "1")

@@ -31,7 +31,8 @@ from aigc_rt.train.poisson import PoissonBatch, PoissonStream, Secret
 from aigc_rt.train.privacy import Privacy, respent
 from aigc_rt.train.private_update import PrivateUpdate
 from aigc_rt.train.rehearsal import rehearse
-from aigc_rt.train.run import load_generator, train
+from aigc_rt.train.restore import load_generator
+from aigc_rt.train.run import train
 from aigc_rt.train.task import Batch, Loss, Recipe
 from aigc_rt.train.with_opacus import RDPAccountant
 from aigc_rt.train.workers import Workers

@@ -23,9 +23,11 @@ from train_help import one_thread  # noqa: F401
 from aigc_rt.errors import DataError, InputError, RunError, WriteError
 from aigc_rt.train import checkpoint, record
 from aigc_rt.train.generators.family import TrainedGenerator, sample
+from aigc_rt.train.loop import Trainer
 from aigc_rt.train.options import TrainOptions
 from aigc_rt.train.quality import Judge
-from aigc_rt.train.run import load_generator, train
+from aigc_rt.train.restore import load_generator
+from aigc_rt.train.run import train
 from aigc_rt.train.task import Recipe
 
 
@@ -458,6 +460,7 @@ CHILD = """
 import sys
 from pathlib import Path
 import torch
+from aigc_rt.train.loop import Trainer
 from aigc_rt.train.options import TrainOptions
 from aigc_rt.train.run import train
 torch.set_num_threads(int(sys.argv[2]))
@@ -513,6 +516,18 @@ def test_an_ended_run_goes_on_exactly(number: signal.Signals, long: Path, tmp_pa
     assert load_generator(out).made["step"] == step
     assert train(options(out, resume=True, epochs=None)).status == "finished"
     assert same(out, long)
+
+
+def test_a_second_interrupt_says_the_step_that_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(trainer: Trainer, *_: object) -> None:
+        trainer.advance()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aigc_rt.train.run.fit", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="at step 0 of 26, which is saved"):
+        train(options(tmp_path / "run"))
+    left = record.read(tmp_path / "run")
+    assert (left.step, left.status) == (0, "interrupted")
 
 
 @pytest.mark.slow

@@ -24,7 +24,8 @@ from aigc_rt.train.data_options import DataOptions
 from aigc_rt.train.generators.family import sample
 from aigc_rt.train.options import TrainOptions
 from aigc_rt.train.quality import Judge
-from aigc_rt.train.run import create, load_generator, train
+from aigc_rt.train.restore import create, load_generator
+from aigc_rt.train.run import train
 from aigc_rt.train.samplers import BundleSampler
 from aigc_rt.train.source import Source
 from aigc_rt.train.task import to_floats
@@ -245,6 +246,25 @@ def test_resuming_is_exact_and_needs_no_source(adapted: Path, source: Path, tmp_
         train(options(out, dataclasses.replace(tuning, rank=5), recipe=QUICK, resume=True))
     run = train(options(out, tuning, recipe=QUICK, resume=True))
     assert (run.status, run.tuning and run.tuning.rank) == ("finished", 4)
+    assert same(saved(out), saved(adapted))
+
+
+def test_a_run_killed_before_its_first_step_still_starts_from_its_source(
+    adapted: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception): ...
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    gone, out = tmp_path / "gone", tmp_path / "run"
+    shutil.copytree(source, gone)
+    tuning = Tuning(start=str(gone), rank=4)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("aigc_rt.train.run.fit", kill)
+        train(options(out, tuning, recipe=QUICK))
+    shutil.rmtree(gone)
+    train(options(out, tuning, recipe=QUICK, resume=True))
     assert same(saved(out), saved(adapted))
 
 

@@ -18,7 +18,7 @@ from train_twice import STEPS, losses
 from aigc_rt.errors import DeviceUnavailable, InputError, RunError
 from aigc_rt.train import checkpoint, data
 from aigc_rt.train.loop import Trainer
-from aigc_rt.train.run import load_generator
+from aigc_rt.train.restore import load_generator
 from aigc_rt.train.task import Recipe
 from aigc_rt.train.workers import Workers
 
