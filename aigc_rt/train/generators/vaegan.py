@@ -50,7 +50,7 @@ class VaeGan(Vae):
     settings_type: ClassVar[type[Settings]] = Settings
     private: ClassVar[Mapping[str, str]] = {}
     objectives: ClassVar[Mapping[str, Recipe]] = {
-        "r3gan": Recipe(6, batch=64, lr=1e-3, betas=(0.5, 0.99), schedule="trapezoid", final_lr=0.02, threads=1),
+        "r3gan": Recipe(3, batch=64, lr=1e-3, betas=(0.5, 0.99), schedule="trapezoid", final_lr=0.02, threads=1),
         "features": Recipe(6, batch=64, lr=3e-4, betas=(0.5, 0.999), threads=1),
     }
     likelihoods: ClassVar[Mapping[str, type[Gaussian | Bernoulli]]] = {"r3gan": Gaussian, "features": Bernoulli}
