@@ -21,7 +21,7 @@ class QualityCurve(Watcher):
         curves: whose writer is written to.
         every: in steps.
         sampler: of the averaged networks.
-        judge: with a classifier's features, half a second for 1,000 small images; EfficientNet's take ten times that.
+        judge: with a classifier's features; EfficientNet's would take seconds for every point.
     """
 
     curves: Curves
