@@ -260,9 +260,10 @@ def test_a_run_killed_before_its_first_step_still_starts_from_its_source(
     gone, out = tmp_path / "gone", tmp_path / "run"
     shutil.copytree(source, gone)
     tuning = Tuning(start=str(gone), rank=4)
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched:
         patched.setattr("aigc_rt.train.run.fit", kill)
-        train(options(out, tuning, recipe=QUICK))
+        with pytest.raises(Killed):
+            train(options(out, tuning, recipe=QUICK))
     shutil.rmtree(gone)
     train(options(out, tuning, recipe=QUICK, resume=True))
     assert same(saved(out), saved(adapted))
