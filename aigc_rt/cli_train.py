@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -152,8 +154,10 @@ def families(as_json: AsJson = False) -> None:
         }
         for name, family in room.FAMILIES.items()
     }
+    told = {name: str(sys.modules[family.__module__].__doc__) for name, family in room.FAMILIES.items()}
+    words = {name: re.split("[:.]", text)[0].replace("\n", " ") for name, text in told.items()}
     lines = [
-        f"{name}: {(family.__doc__ or '').splitlines()[0]}\n  objectives: {', '.join(family.objectives)}\n"
+        f"{name}: {words[name]}\n  objectives: {', '.join(family.objectives)}\n"
         f"  settings: {described(family.settings_type)}"
         for name, family in room.FAMILIES.items()
     ]
