@@ -57,7 +57,7 @@ def evaluate(
         needs("torch", "train").set_num_threads(threads)
     with progress() as tell:
         tell(f"opening {path}")
-        with room.opened(path, room.Source(data, project), request) as subject:
+        with room.opened(path, room.DataRequest(data, project), request) as subject:
             tell(f"making the judge of {subject.data.name}")
             judge = needs("aigc_rt.train.quality", "train").Judge.of(subject.data, quiet=True, features=features)
             tell(f"judging {samples:,} samples")

@@ -39,7 +39,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataRequest:
     """The data asked for: None is what the subject was trained on. `project` asks for it, see `train.access`."""
 
     name: str | None = None
@@ -52,7 +52,7 @@ def is_run(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: Path, source: Source, request: Mapping[str, Any]) -> Iterator[Subject]:
+def opened(path: Path, source: DataRequest, request: Mapping[str, Any]) -> Iterator[Subject]:
     """A run, or a bundle loaded as `request` says.
 
     Raises:
@@ -74,18 +74,18 @@ def opened(path: Path, source: Source, request: Mapping[str, Any]) -> Iterator[S
         yield Subject(sampler, data, None, training.get("privacy") is not None, said)
 
 
-def _run(path: Path, source: Source) -> Subject:
+def _run(path: Path, source: DataRequest) -> Subject:
     found, family, averages = restored(path)
     sampler, of, fresh = RunSampler(family, averages), found.data, create(found)
     if source.name is None or source.name == of.source:
         data = _same(path, of.source, _asking(of.options, source), of.sha256 if source.name is None else None)
     else:
-        data = datasets.load(source.name, _fitting(sampler.shape, source))
+        data = _known(source.name, sampler.shape, source, of.options, of.sha256)
     said = {"kind": "run", "path": str(path), "family": found.family, "step": found.step}
     return Subject(sampler, data, RunSampler(fresh, fresh.networks), found.privacy is not None, said)
 
 
-def _of_bundle(path: Path, recorded: Any, shape: tuple[int, int, int], source: Source) -> Dataset:
+def _of_bundle(path: Path, recorded: Any, shape: tuple[int, int, int], source: DataRequest) -> Dataset:
     """The data that a bundle's free-form record names, or that was given."""
     recorded = recorded if isinstance(recorded, dict) and isinstance(recorded.get("name"), str) else {}
     name = recorded.get("name")
@@ -96,7 +96,21 @@ def _of_bundle(path: Path, recorded: Any, shape: tuple[int, int, int], source: S
     if source.name is None or (source.name == name and options is not None):
         asked = _asking(options or _fitting(shape, source), source)
         return _same(path, str(name), asked, recorded.get("sha256") if source.name is None else None)
-    return datasets.load(source.name, _fitting(shape, source))
+    return _known(source.name, shape, source, options, recorded.get("sha256"))
+
+
+def _known(
+    name: str, shape: tuple[int, int, int], source: DataRequest, options: DataOptions | None, sha256: Any
+) -> Dataset:
+    """The data of that name: with the classes, limit and split that were trained on where its hash is the same, since
+    by another split images that were trained on would count as held out; else in the samples' size and colours.
+    """
+    if options is not None and sha256 is not None:
+        with contextlib.suppress(DataError):  # other data may lack the classes, say; an error of its own comes below
+            data = datasets.load(name, _asking(options, source))
+            if data.sha256 == sha256:
+                return data
+    return datasets.load(name, _fitting(shape, source))
 
 
 def _same(path: Path, name: str, options: DataOptions, sha256: Any) -> Dataset:
@@ -108,7 +122,7 @@ def _same(path: Path, name: str, options: DataOptions, sha256: Any) -> Dataset:
     return data
 
 
-def _fitting(shape: tuple[int, int, int], source: Source) -> DataOptions:
+def _fitting(shape: tuple[int, int, int], source: DataRequest) -> DataOptions:
     """How to load other data in the samples' size and colours."""
     channels, height, width = shape
     size = height if height == width else None
@@ -123,5 +137,5 @@ def _recorded_options(values: Any) -> DataOptions | None:
     return found
 
 
-def _asking(options: DataOptions, source: Source) -> DataOptions:
+def _asking(options: DataOptions, source: DataRequest) -> DataOptions:
     return options if source.project is None else replace(options, project=source.project)

@@ -177,6 +177,14 @@ def test_data_that_was_a_folder(bundle: Path, tmp_path: Path) -> None:
     fails(1, other, says="it was trained on files: faces. Give the data with --data")
 
 
+def test_a_folder_that_was_trained_on_is_split_as_it_was(bundle: Path, tmp_path: Path, digits: data.Dataset) -> None:
+    few = {"held_out": 0.5, "split_seed": 7, "limit": 200}
+    other = edited(bundle, tmp_path / "other", lambda t: t["data"].update(name="faces", options=few))
+    np.savez(tmp_path / "moved.npz", images=digits.images, labels=digits.labels)  # type: ignore[arg-type]
+    found = judged(other, "--data", tmp_path / "moved.npz")["data"]
+    assert (found["training"], found["held_out"]) == (200, round(0.5 * len(digits.images)))
+
+
 @pytest.mark.parametrize("record", [5, {"data": 7}, {"data": {"name": "digits", "options": {"size": "x"}}}])
 def test_a_training_record_of_another_writer(bundle: Path, tmp_path: Path, record: Any) -> None:
     to = tmp_path / "other"
