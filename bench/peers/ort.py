@@ -34,8 +34,7 @@ class OnnxRuntime(Peer):
             ort.preload_dlls()  # CUDA's libraries where pip put them
             # TF32 off: the same arithmetic as every other fp32 peer.
             provider = ("CUDAExecutionProvider", {"device_id": job.device.split(":")[1], "use_tf32": "0"})
-        self.session = ort.InferenceSession(self.onnx_file(), options, providers=[provider])
-        self.session.disable_fallback()
+        self.session = ort.InferenceSession(self.onnx_file(), options, providers=[provider], enable_fallback=0)
         wanted = provider if isinstance(provider, str) else provider[0]
         if (got := self.session.get_providers()[0]) != wanted:
             raise BackendUnavailable(
