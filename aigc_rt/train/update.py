@@ -74,11 +74,18 @@ class Update:
             if part == "scaler":
                 scaler[key] = value.item()
             else:
-                state.setdefault(int(part), {})[key] = value.clone()
+                state.setdefault(int(part), {})[key] = _laid_out(value, self.parameters[int(part)])
         if self.optimizer is not None:
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         if scaler:
             self._scaler.load_state_dict(scaler)
+
+
+def _laid_out(value: Tensor, weight: Tensor) -> Tensor:
+    """A copy in memory as the weight is: fused optimizers go through both as they lie, whatever their strides say."""
+    if value.shape != weight.shape:
+        return value.clone()
+    return torch.empty_like(weight, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 _SCALER = ("scale", "_growth_tracker")

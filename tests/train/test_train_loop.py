@@ -19,6 +19,8 @@ from aigc_rt.errors import InputError, RunError
 from aigc_rt.train import data
 from aigc_rt.train.loop import Trainer, Watcher, fit, scale
 from aigc_rt.train.task import Batch, Loss, Recipe
+from aigc_rt.train.update import Update
+from aigc_rt.train.workers import Workers
 
 RECIPE = Recipe(epochs=2, batch=32, lr=1e-3, betas=(0.5, 0.9))
 
@@ -247,6 +249,31 @@ def test_every_optimizer_trains_and_resumes_exactly(changes: dict[str, Any], dig
     assert same(whole, second)
     assert not torch.equal(whole.tensors()["network.generator.layers.0.weight"],
                            new().tensors()["network.generator.layers.0.weight"])  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_channels_last_weights_resume_exactly(optimizer: str) -> None:
+    """A checkpoint holds tensors in the order of their axes, whatever the order in memory was."""
+    recipe = Recipe(optimizer=optimizer, lr=0.01, momentum=0.9)  # type: ignore[arg-type]
+
+    def made() -> tuple[nn.Module, Update]:
+        torch.manual_seed(0)
+        network = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network, Update(network, recipe, Workers.alone())
+
+    def step(network: nn.Module, update: Update, seed: int) -> None:
+        torch.manual_seed(seed)
+        update.backward(network(torch.randn(2, 3, 5, 5)).square().mean(), 2)
+        update.step(recipe.lr)
+
+    (whole, going), (again, resumed) = made(), made()
+    step(whole, going, 1)
+    again.load_state_dict({name: value.clone().contiguous() for name, value in whole.state_dict().items()})
+    resumed.restore({name: value.clone().contiguous() for name, value in going.tensors().items()})
+    for seed in (2, 3):
+        step(whole, going, seed)
+        step(again, resumed, seed)
+    assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), again.parameters(), strict=True))
 
 
 def test_each_setting_matters(digits: data.Dataset) -> None:
