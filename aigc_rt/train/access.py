@@ -64,11 +64,10 @@ def check(source: Path, project: str | None) -> Policy | None:
     """
     asked = Path(os.path.abspath(source))  # noqa: PTH100 - a link counts where it stands, too
     source = source.resolve()
-    chain = [source, *source.parents, asked, *asked.parents]
-    above = [place / FILE for place in dict.fromkeys(chain) if _is_there(place / FILE)]
+    above = list(_above(source, asked))
     below = list(_below(source)) if source.is_dir() else []
     policies = []
-    for file in [*above, *below]:
+    for file in dict.fromkeys([*above, *below]):
         content = None
         policy = Policy(file)
         try:
@@ -102,10 +101,22 @@ def _is_there(file: Path) -> bool:
     return True
 
 
+def _above(*places: Path) -> Iterator[Path]:
+    for place in dict.fromkeys(folder for low in places for folder in (low, *low.parents)):
+        if _is_there(place / FILE):
+            yield place / FILE
+
+
 def _below(folder: Path) -> Iterator[Path]:
+    """Those inside, and those that concern what links inside lead to."""
     for place, folders, files in os.walk(folder):
-        if Path(place) != folder and FILE in (*folders, *files):
+        names = (*folders, *files)
+        if Path(place) != folder and FILE in names:
             yield Path(place, FILE)
+        for path in (Path(place, name) for name in names if name != FILE):
+            if path.is_symlink():
+                real = Path(os.path.realpath(path))  # of a loop too, where resolve raises
+                yield from _above(real if real.is_dir() else real.parent)
 
 
 def _content(file: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ def read(folder: Path, size: int | None = None) -> Raw:
     Grey if all are grey, else RGB; what is transparent becomes white. With `size` each is resized to size x size.
 
     Raises:
-        DataError: no images, one that cannot be read, or one whose size is not that of the first.
+        DataError: no images, one that cannot be read, or one whose size is not that of the first; a link to a folder,
+            or to an image that is not there.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(_files(folder))
     if not files:
         raise DataError(
             f"load the images of {folder}",
@@ -46,6 +48,17 @@ def read(folder: Path, size: int | None = None) -> Raw:
     images = np.stack([_array(picture, grey) for picture in pictures])
     names, labels = _classes(folder, files)
     return Raw(images, labels, origin=f"folder {folder.resolve()}", class_names=names)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Image files, and links to such. Links to folders are not followed, nor passed over: a class would be missing."""
+    for path in folder.rglob("*"):
+        picture = path.suffix.lower() in SUFFIXES
+        if path.is_symlink() and (path.is_dir() or (picture and not path.exists())):
+            found = f"{path} is a link {'to a folder' if path.is_dir() else 'that leads nowhere'}"
+            raise DataError(f"load the images of {folder}", found, "Put the images there, or links to each of them")
+        if picture and path.is_file():
+            yield path
 
 
 def _open(path: Path, size: int | None) -> Image.Image:

@@ -151,10 +151,23 @@ def test_neither_a_folder_inside_nor_one_around_gets_past_it(folder: Path, log: 
     (folder / "dog" / "door").symlink_to(folder / "cat")
     with pytest.raises(AccessDenied, match="Dogs"):
         data.load(folder / "dog" / "door", A)
+    (folder / "dog" / "door").unlink()
     assert len(data.load(folder / "dog" / ".." / "cat", A).images) == 4
     assert len(entries(log)) == 4
     assert data.load(folder, DataOptions(project="project-b")).origin == f"folder {folder}"
     assert len(entries(log)) == 5
+
+
+def test_links_to_files_do_not_get_past_it(folder: Path, tmp_path: Path, log: Path) -> None:
+    file = policy(folder / "dog", {"name": "Dogs", "allow": ["project-b"]})
+    (tmp_path / "links").mkdir()
+    for k in range(4):
+        (tmp_path / "links" / f"{k}.png").symlink_to(folder / "dog" / f"{k}.png")
+    (tmp_path / "links" / "loop").symlink_to("loop")
+    with pytest.raises(AccessDenied, match="Dogs"):
+        data.load(tmp_path / "links", A)
+    assert len(data.load(tmp_path / "links", DataOptions(project="project-b")).images) == 4
+    assert [(e["decision"], e["policy"]) for e in entries(log)] == [("refused", str(file)), ("allowed", str(file))]
 
 
 def test_an_npz_file_is_under_its_folders_policy(tmp_path: Path, log: Path) -> None:

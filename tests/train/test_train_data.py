@@ -285,6 +285,20 @@ def test_empty_folders(tmp_path: Path) -> None:
         data.load(tmp_path)
 
 
+def test_links_are_followed_or_named(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "links" / "a").mkdir(parents=True)
+    for path in images.iterdir():
+        (tmp_path / "links" / "a" / path.name).symlink_to(path)
+    assert data.load(tmp_path / "links").sha256 == data.load(images).sha256
+    (tmp_path / "links" / "b").symlink_to(images)
+    with pytest.raises(DataError, match="b is a link to a folder"):
+        data.load(tmp_path / "links")
+    (tmp_path / "links" / "b").unlink()
+    (tmp_path / "links" / "a" / "zz.png").symlink_to("gone.png")
+    with pytest.raises(DataError, match=r"zz\.png is a link that leads nowhere"):
+        data.load(tmp_path / "links")
+
+
 def test_one_image_is_too_few(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="at least two"):
