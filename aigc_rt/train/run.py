@@ -15,6 +15,7 @@ import torch
 from aigc_rt.errors import AigcRtError, DataError, MissingDependency, RunError, WriteError
 from aigc_rt.train import adapters, checkpoint
 from aigc_rt.train import data as datasets
+from aigc_rt.train.alone import alone
 from aigc_rt.train.data_options import DataOptions
 from aigc_rt.train.evaluate import evaluate
 from aigc_rt.train.generators.family import Family, TrainedGenerator, sample, trained
@@ -70,7 +71,10 @@ def train(
     workers = Workers.launched(options.device)
     progress(f"loading {options.data}")
     data = datasets.load(options.data, options.loading or (before.data.options if before else DataOptions()))
-    with _threads(options.recipe.get("threads") or (before.threads if before else usual.threads)):
+    threads = options.recipe.get("threads") or (before.threads if before else usual.threads)
+    with contextlib.ExitStack() as held, _threads(threads):
+        if before is not None and workers.first:
+            held.enter_context(alone(options.out))
         run = same(before, new_run(options, data, workers), options.out) if before else new_run(options, data, workers)
         with buildable(data.shape):
             family = create(run, source)
@@ -83,6 +87,9 @@ def train(
                 if export_check is not None:
                     progress("checking that the generator can be exported")
                     export_check(_generator(options.out.name, run, family, trainer))
+                _made(options.out)
+                held.enter_context(alone(options.out))
+                _refuse_used(options.out)  # by now another run may have begun there
                 _start(options.out, run, trainer, guard)
         else:
             run = restore(trainer, options.out, run)
@@ -96,7 +103,11 @@ def train(
 
 
 def _refuse_used(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        used = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:  # a name too long, a folder that may not be listed
+        raise RunError(f"train into {out}", error.strerror or str(error), "Choose a place you may write to") from None
+    if used:
         raise RunError(
             f"train into {out}",
             "something is already there",
@@ -112,8 +123,7 @@ def _made(out: Path) -> None:
 
 
 def _start(out: Path, run: RunRecord, trainer: Trainer, guard: Guard | None) -> None:
-    """Write a new run's folder, run.json last: without it nothing there is a run that could be resumed."""
-    _made(out)
+    """Fill a new run's folder, run.json last: without it nothing there is a run that could be resumed."""
     if guard:
         guard.keep(out)
     if run.tuning is not None:  # its source may be gone when it is resumed

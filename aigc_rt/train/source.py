@@ -45,7 +45,11 @@ class Source:
         Raises:
             RunError: there is neither, it is damaged, or its networks are not those that its run.json tells of.
         """
-        named = (place / checkpoint.STATE).is_file()
+        try:
+            named = (place / checkpoint.STATE).is_file()
+        except OSError as error:  # a name too long, say
+            mend = "Give the folder that `aigc-rt train` wrote"
+            raise RunError(f"start from {place}", error.strerror or str(error), mend) from None
         folder = place.resolve().parent.parent if named else place
         run = record.read(folder)
         path = place if named else checkpoint.newest(folder / record.CHECKPOINTS)

@@ -22,6 +22,7 @@ from train_help import one_thread  # noqa: F401
 
 from aigc_rt.errors import DataError, InputError, RunError, WriteError
 from aigc_rt.train import checkpoint, record
+from aigc_rt.train.alone import alone
 from aigc_rt.train.generators.family import TrainedGenerator, sample
 from aigc_rt.train.loop import Trainer
 from aigc_rt.train.options import TrainOptions
@@ -222,6 +223,26 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError):
         train(options(tmp_path / "file" / "out"))
+
+
+def test_a_name_too_long(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"train into .*: File name too long"):
+        train(options(tmp_path / ("x" * 300)))
+
+
+def test_one_process_trains_at_a_time(whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+
+    def another(_: TrainedGenerator) -> None:
+        train(options(tmp_path / "out", max_steps=1))
+
+    with pytest.raises(RunError, match="something is already there"):
+        train(options(tmp_path / "out", seed=1), export_check=another)
+    assert record.read(tmp_path / "out").seed == 0
+    before = files(whole)
+    with alone(whole), pytest.raises(RunError, match="another process is training there"):
+        train(options(whole, resume=True))
+    assert files(whole) == before
 
 
 def test_the_export_check_comes_first(tmp_path: Path) -> None:
