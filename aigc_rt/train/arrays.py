@@ -91,7 +91,8 @@ def _header(stream: IO[bytes], key: str, file: Path) -> tuple[np.dtype[Any], tup
     kind = "labels" if key in _PARTS.values() else key
     if dtype.hasobject:
         raise _error(file, f"{key!r} holds Python objects, which are never unpickled")
-    if min(shape, default=0) < 0 or (dtype.kind not in _KINDS[kind] if kind in _KINDS else dtype != np.uint8):
+    sizes = all(type(length) is int and length >= 0 for length in shape)  # not True and False
+    if not sizes or (dtype.kind not in _KINDS[kind] if kind in _KINDS else dtype != np.uint8):
         raise _error(file, f"{key!r} holds {dtype} values of shape {shape}; {_wanted(kind)}")
     return dtype, shape, fortran
 

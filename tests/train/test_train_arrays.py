@@ -125,6 +125,7 @@ GOOD = npy(IMAGES)
         (b"hello" * 99, "cannot be read"),
         (header(GOOD, "(99999999999, 6, 5)"), "is to unpack to 2,999,999,999,970 bytes"),
         (header(GOOD, "(-20, -6, 5)"), "of shape (-20, -6, 5)"),
+        (header(GOOD, "(20, True, 5)"), "of shape (20, True, 5)"),
         (header(GOOD, "(0, 9999999999999999, 1)")[:128], "the shape (0, 9999999999999999, 1)"),
         (header(GOOD, "(0, 9999999999999999, 9999)")[:128], "cannot be read"),
         (GOOD.replace(b"NUMPY\x01", b"NUMPY\x02"), "version (2, 0)"),
