@@ -122,7 +122,7 @@ def train(
             data=data,
             out=out,
             objective=objective,
-            recipe=_given(room.assignments(recipe or ()), numbers),
+            recipe=_recipe(room.assignments(recipe or ()), numbers),
             settings=room.assignments(settings or ()),
             loading=room.part(room.DataOptions, _given({}, loading)),
             augment=None if augment is None else room.Augment.of(augment),
@@ -182,7 +182,17 @@ def _classes(text: str | None) -> tuple[int | str, ...] | None:
     """Class numbers and names, with commas between."""
     if text is None:
         return None
-    return tuple(int(part) if part.strip().isdigit() else part.strip() for part in text.split(","))
+    parts = map(str.strip, text.split(","))
+    return tuple(int(part) if part.isdecimal() and len(part) < 20 else part for part in parts)
+
+
+def _recipe(assigned: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
+    """What --recipe and the options of the same names say."""
+    if twice := [name for name in assigned if numbers.get(name) is not None]:
+        raise InputError(
+            f"train with --{twice[0]} and --recipe {twice[0]}=...", "that says the same twice", "Give one of them"
+        )
+    return _given(assigned, numbers)
 
 
 def _given(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:

@@ -95,6 +95,8 @@ def configured(kind: type[T], given: Mapping[str, Any], what: str) -> T:
     """
     try:
         found: T = typed(kind, given, what)
+    except InputError:  # of the dataclass itself: it says all three
+        raise
     except ValueError as error:
         raise InputError(f"set {what}", str(error), f"Known settings: {described(kind)}") from None
     return found
@@ -123,6 +125,6 @@ def assignments(texts: Sequence[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     for candidate in (text, f"[{text}]"):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return json.loads(candidate)
     return text

@@ -46,6 +46,12 @@ class Tuning:
             raise InputError(f"adapters of rank {self.rank!r}", "it is out of range", "Give 1 to 4,096; 8 is usual")
         if not 1e-6 <= self.alpha <= 1e6:
             raise InputError(f"adapters of alpha {self.alpha!r}", "it is out of range", "Give the rank, or twice it")
+        if self.rank is None and (self.alpha, self.targets) != (Tuning.alpha, Tuning.targets):
+            raise InputError(
+                f"adapters of alpha {self.alpha} on {', '.join(map(str, self.targets)) or 'nothing'}",
+                "without a rank there are no adapters",
+                "Give their rank too, 8 say",
+            )
         if not self.targets:
             raise InputError("adapters on no layers", "the targets are none", 'Give ("*",) for all layers')
         for what, patterns in (("freeze", self.freeze), ("adapter targets", self.targets)):

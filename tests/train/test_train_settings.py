@@ -69,6 +69,8 @@ def test_assignments() -> None:
     texts = ["a=3", "b=1,2.5", "c=hinge", "d=true", "e=[4]", "f=x=y", "g=null"]
     expected = {"a": 3, "b": [1, 2.5], "c": "hinge", "d": True, "e": [4], "f": "x=y", "g": None}
     assert assignments(texts) == expected
+    deep = "[" * 100_000  # deeper than Python reads
+    assert assignments([f"a={deep}"]) == {"a": deep}
     for wrong in (["a"], ["=3"], ["a="], ["a=1", "a=2"]):
         with pytest.raises(InputError, match="NAME=VALUE"):
             assignments(wrong)

@@ -16,11 +16,18 @@ from PIL import Image
 from aigc_rt.errors import DataError, InputError, MissingDependency
 from aigc_rt.train import data, emoji, packaged, pixels
 from aigc_rt.train.data import DataOptions
-from aigc_rt.train.settings import typed
+from aigc_rt.train.settings import configured, typed
 
 needs_fashion = pytest.mark.skipif(not packaged.FASHION.is_dir(), reason="dataset-fashion-mnist is not installed")
 needs_emoji = pytest.mark.skipif(not emoji.FONT.is_file(), reason="fonts-noto-color-emoji is not installed")
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 6, 5), np.uint8)
+
+
+def test_options_say_themselves_what_is_wrong() -> None:
+    with pytest.raises(InputError) as caught:
+        configured(DataOptions, {"held_out": 2.0}, "the options")
+    assert caught.value.asked == "load data with held_out=2.0"
+    assert caught.value.mend == "Give a share between 0 and 1, 0.1 say"
 
 
 @pytest.fixture

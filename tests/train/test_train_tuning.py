@@ -196,6 +196,10 @@ def test_freezing_that_cannot_be(source: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words):
             train(options(tmp_path / "run", tuning))
     assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="without a rank there are no adapters"):
+        Tuning(alpha=4.0)
+    with pytest.raises(InputError, match="without a rank there are no adapters"):
+        Tuning(targets=("generator.*",))
     for wrong in ({"rank": 0}, {"alpha": 0.0}, {"targets": ()}, {"freeze": "*"}, {"freeze": ("",)}):
         with pytest.raises(InputError):
             Tuning(**wrong)
