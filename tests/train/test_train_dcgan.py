@@ -113,7 +113,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, 3, 7])  # 7: the first half has no image that bears the penalty
 def test_the_whole_is_the_mean_of_two_halves(name: str, objective: str, every: int) -> None:
     policy = "color,translation,cutout"
     family = made(name, objective, **PLAIN, penalty=2.0, penalty_every=every, diff_augment=policy)
