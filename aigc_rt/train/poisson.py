@@ -53,11 +53,11 @@ class Secret:
         """That of a run's folder.
 
         Raises:
-            RunError: it is not there or damaged.
+            RunError: it is not there or damaged, or others may read it.
         """
         file = run / FILE
         try:
-            key = file.read_bytes()
+            key, mode = file.read_bytes(), file.stat().st_mode
         except OSError as error:
             raise RunError(
                 f"resume the private run {run}",
@@ -67,6 +67,9 @@ class Secret:
         if len(key) != LENGTH:
             found = f"it has {len(key)} bytes, not {LENGTH}"
             raise RunError(f"read {file}", found, "Put it back as it was, or train into another folder")
+        if os.name == "posix" and mode & 0o077:
+            found = f"others may read it (its mode is {mode & 0o777:o}): whoever did can take the noise off"
+            raise RunError(f"read {file}", found, f"If nobody did, chmod 600 {file}; else train into another folder")
         return cls(key)
 
     def write(self, run: Path) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from aigc_rt.train.record import RunRecord
     from aigc_rt.train.update import Update
     from aigc_rt.train.workers import Workers
+
+MOST_NOISE = 1e9
+"""Far more than any budget needs; the accountant cannot compute with much more."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Guard:
 
         Raises:
             InputError: it cannot be trained with differential privacy, or not within the budget.
-            RunError: a resumed run without its secret.
+            RunError: a resumed run without its secret, or whose record contradicts itself.
             MissingDependency: Opacus is not installed.
         """
         if run.privacy is None:
@@ -99,7 +103,25 @@ class Guard:
                 f"with noise_multiplier={run.privacy.noise_multiplier} the first step spends {first:.4g}",
                 "Give more noise, a smaller batch or a larger epsilon",
             )
-        return cls(run.privacy, role, family, run, workers, mechanism, stream, last)
+        guard = cls(run.privacy, role, family, run, workers, mechanism, stream, last)
+        if folder is not None:
+            guard._agree(folder)
+        return guard
+
+    def _agree(self, folder: Path) -> None:
+        """Raise RunError unless what the run recorded as spent is what its settings come to: an edit shows."""
+        recorded = self.run.spent or {}
+        now = self.spent(self.run.step)
+        epsilon = now.pop("epsilon"), recorded.get("epsilon")
+        wrong = [name for name, value in now.items() if name != "opacus" and recorded.get(name) != value]
+        if not (type(epsilon[1]) is float and math.isclose(*epsilon, rel_tol=1e-3)):
+            wrong.append("epsilon")
+        if wrong:
+            raise RunError(
+                f"resume {folder}",
+                f"what run.json says is spent is not what its settings come to: {', '.join(wrong)}",
+                "Put run.json back as it was, or train into another folder",
+            )
 
     def update(self, role: str, network: nn.Module) -> Update:
         """The optimizer of a role's network.
@@ -154,7 +176,10 @@ def _recorded(spent: dict[str, Any]) -> Mechanism:
     from aigc_rt.train.accounting import Mechanism
 
     try:
-        return Mechanism(float(spent["noise_multiplier"]), float(spent["sample_rate"]))
+        noise, rate = float(spent["noise_multiplier"]), float(spent["sample_rate"])
+        if not (0 < noise <= MOST_NOISE and 0 < rate <= 1):
+            raise ValueError(f"noise_multiplier={noise}, sample_rate={rate}")
+        return Mechanism(noise, rate)
     except (KeyError, TypeError, ValueError) as error:
         found = f"it is damaged ({type(error).__name__}: {error})"
         raise RunError("read what a private run has spent", found, "Put run.json back as it was") from None

@@ -143,6 +143,8 @@ def _opened(run: Path) -> RunRecord:
     found = record.read(run)
     if found.family not in generators.FAMILIES or found.objective not in generators.find(found.family).objectives:
         raise _edited(run, f"there is no family {found.family!r} with the objective {found.objective!r}")
+    if (found.privacy is None) != (found.spent is None):
+        raise _edited(run, "it has privacy without what is spent of it, or the other way round")
     try:
         configured(generators.find(found.family).settings_type, found.settings, f"the family {found.family}")
     except InputError as error:

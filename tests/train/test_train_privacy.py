@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -487,6 +488,46 @@ def test_without_its_secret_a_run_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="secret cannot be read"):
         train(options(out, resume=True))
     assert load_generator(out).made["spent"]["steps"] == 2  # it can still be used
+
+
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    Secret.new().write(tmp_path)
+    (tmp_path / "secret").chmod(0o640)
+    with pytest.raises(RunError, match=r"others may read it .*640.* chmod 600"):
+        Secret.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "words"),
+    [
+        ("spent", "epsilon", 0.1, "come to: epsilon"),
+        ("spent", "steps", 1, "come to: steps"),
+        ("spent", "noise_multiplier", 90.0, "come to: epsilon"),
+        ("spent", "noise_multiplier", -1.0, "damaged"),
+        ("spent", "noise_multiplier", 1e300, "damaged"),
+        ("spent", "sample_rate", 0.5, "come to: sample_rate"),
+        ("privacy", "delta", 1e-6, "come to: delta, epsilon"),
+        ("privacy", "max_grad_norm", 9.0, "come to: max_grad_norm"),
+        ("", "privacy", None, "without what is spent"),
+        ("", "spent", None, "without what is spent"),
+    ],
+)
+def test_an_edited_promise_is_not_kept_up(
+    part: str, name: str, value: object, words: str, stopped: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(stopped, tmp_path / "run"))
+    document = json.loads((out / "run.json").read_text())
+    (document[part] if part else document)[name] = value
+    (out / "run.json").write_text(json.dumps(document))
+    with pytest.raises(RunError, match=words):
+        train(options(out, resume=True, privacy=None, max_steps=3))
+
+
+@pytest.fixture(scope="module", name="stopped")
+def stop_early(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "stopped"
+    train(options(out, max_steps=2))
+    return out
 
 
 def test_a_record_that_is_behind_its_checkpoint() -> None:
