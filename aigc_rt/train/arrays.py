@@ -54,7 +54,7 @@ def read(file: Path) -> Raw:
     return Raw(
         images=np.concatenate(blocks) if len(blocks) > 1 else np.ascontiguousarray(blocks[0]),
         labels=labels,
-        origin=f"file {file.resolve()}",
+        origin=f"file {file.resolve().name}",
         class_names=names,
         test_from=len(blocks[0]) if len(blocks) > 1 else None,
     )

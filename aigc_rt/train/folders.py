@@ -47,7 +47,7 @@ def read(folder: Path, size: int | None = None) -> Raw:
     grey = all(picture.mode == "L" for picture in pictures)
     images = np.stack([_array(picture, grey) for picture in pictures])
     names, labels = _classes(folder, files)
-    return Raw(images, labels, origin=f"folder {folder.resolve()}", class_names=names)
+    return Raw(images, labels, origin=f"folder {folder.resolve().name}", class_names=names)
 
 
 def _files(folder: Path) -> Iterator[Path]:

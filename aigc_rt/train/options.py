@@ -153,12 +153,18 @@ def check_resumable(options: TrainOptions, found: RunRecord) -> None:
     was["tuning"] = found.tuning and found.tuning.asked()
     asked["loading"], was["loading"] = options.loading, found.data.options
     for name, value in asked.items():
-        if value is not None and _plain(value) != _plain(was[name]):
-            raise RunError(
-                f"resume {options.out} with {name} {_plain(value)}",
-                f"it was started with {_plain(was[name])}",
-                f"Leave {name} out, or train into another folder",
-            )
+        now, then, mend = _plain(value), _plain(was[name]), f"Leave {name} out"
+        if now is None or now == then:
+            continue
+        if isinstance(now, dict) and isinstance(then, dict):
+            key = next(key for key in now if now[key] != then.get(key))
+            name, now, then = f"{name} {key}", now[key], then.get(key)
+            mend = "Give these options all as they were, or none of them"
+        raise RunError(
+            f"resume {options.out} with {name} {now}",
+            f"it was started {'without' if then is None else f'with {then}'}",
+            f"{mend}, or train into another folder",
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -132,18 +132,21 @@ class RunRecord:
         return dataclasses.replace(self, **changes)
 
     def made(self) -> dict[str, Any]:
-        """What a bundle records of the run; not who asked for its data, and of a private one no hash of its images: it
-        would give any of them away.
+        """What a bundle records of the run; not who asked for its data, nor where on this machine anything lies, and of
+        a private one no hash of its images: it would give any of them away.
         """
         kept = ("family", "objective", "settings", "seed", "step", "steps", "status", "versions", "commit")
         data = {key: getattr(self.data, key) for key in ("name", "origin", "licence", "train")}
         if self.privacy is None:
             data["sha256"] = self.data.sha256
         data["options"] = {key: value for key, value in asdict(self.data.options).items() if key != "project"}
-        parts = {name: getattr(self, name) for name in ("recipe", "augment", "tuning", "privacy")}
+        named = {name: getattr(self, name) for name in ("recipe", "augment", "tuning", "privacy")}
+        parts = {name: None if part is None else asdict(part) for name, part in named.items()}
+        if parts["tuning"] and parts["tuning"]["start"]:
+            parts["tuning"]["start"] = Path(parts["tuning"]["start"]).name
         return {
             **{name: getattr(self, name) for name in kept},
-            **{name: None if part is None else asdict(part) for name, part in parts.items()},
+            **parts,
             "spent": self.spent,
             "data": data,
         }

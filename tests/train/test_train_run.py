@@ -25,7 +25,7 @@ from aigc_rt.train import checkpoint, record
 from aigc_rt.train.alone import alone
 from aigc_rt.train.generators.family import TrainedGenerator, sample
 from aigc_rt.train.loop import Trainer
-from aigc_rt.train.options import TrainOptions
+from aigc_rt.train.options import Augment, DataOptions, TrainOptions
 from aigc_rt.train.quality import Judge
 from aigc_rt.train.restore import load_generator
 from aigc_rt.train.run import train
@@ -173,6 +173,8 @@ def test_resuming_a_finished_run_changes_nothing(whole: Path) -> None:
         ({"batch": 32}, "batch 32"),
         ({"epochs": 2}, "epochs 2"),
         ({"data": "mnist5k"}, "data mnist5k"),
+        ({"loading": DataOptions(limit=5)}, "loading limit 5: it was started without. Give these options all"),
+        ({"augment": Augment(flip=True)}, "augment .*: it was started without. Leave augment out"),
     ],
 )
 def test_resuming_something_else_is_refused(changes: dict[str, object], words: str, whole: Path) -> None:

@@ -102,6 +102,7 @@ def test_what_is_taken_over_and_recorded(source: Path, tmp_path: Path) -> None:
     assert made["tuning"]["sha256"] == run.tuning.sha256
     assert (made["data"]["options"]["only"], "project" in made["data"]["options"]) == ((3,), False)
     assert "project" not in made["tuning"]["lineage"]["data"]["options"]
+    assert made["tuning"]["start"] == source.name  # not where it lies
     other = train(options(tmp_path / "other", Tuning(start=str(source)), objective="r3gan", max_steps=1))
     assert other.objective == "r3gan"
 
