@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ def test_links_resolve(page: Path) -> None:
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["runtime", "export"])
+@pytest.mark.parametrize("code", blocks("python"), ids=["runtime", "conditions", "export"])
 def test_the_readmes_python_runs(code: str, images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "demo" / "digits")
     (tmp_path / "readme.py").write_text(code)
@@ -49,6 +50,16 @@ def test_the_readmes_commands_and_options_exist() -> None:
         ).stdout
         for option in [word for word in words if word.startswith("-")]:
             assert option in shown, f"{line}: {option}"
+
+
+def test_the_table_of_qualities_is_what_was_measured() -> None:
+    page = ROOT / "docs" / "quality.md"
+    keys = ("frechet", "kernel", "precision", "recall", "density", "coverage")
+    rows = re.findall(r"^\| \[[^\]]+\]\(quality/([^)]+\.json)\) \| ([^\n]+) \|$", page.read_text(), re.M)
+    assert len(rows) == len(list((ROOT / "docs" / "quality").glob("*.json"))) >= 5
+    for file, cells in rows:
+        measured = json.loads((page.parent / "quality" / file).read_text())
+        assert cells.split(" | ")[1:] == [f"{measured[key]:.3g}" for key in keys], file
 
 
 def test_the_readmes_make_targets_exist() -> None:
