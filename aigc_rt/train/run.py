@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from aigc_rt.errors import AigcRtError, DataError, MissingDependency, RunError, WriteError
+from aigc_rt.errors import AigcRtError, DataError, InputError, MissingDependency, RunError, WriteError
 from aigc_rt.train import adapters, checkpoint
 from aigc_rt.train import data as datasets
 from aigc_rt.train.alone import alone
+from aigc_rt.train.data import Dataset
 from aigc_rt.train.data_options import DataOptions
 from aigc_rt.train.evaluate import evaluate
 from aigc_rt.train.generators.family import Family, TrainedGenerator, sample, trained
@@ -78,6 +79,8 @@ def train(
         run = same(before, new_run(options, data, workers), options.out) if before else new_run(options, data, workers)
         with buildable(data.shape):
             family = create(run, source)
+            if source is None:
+                _check_classes(family, data)
             guard = Guard.of(run, family, data, workers, options.out if before else None)
             stream = guard.stream if guard else Shuffled(data, run.recipe, run.seed, workers, run.augment)
             trainer = Trainer(family, data, run.recipe, run.seed, workers, stream, guard.update if guard else None)
@@ -112,6 +115,18 @@ def _refuse_used(out: Path) -> None:
             f"train into {out}",
             "something is already there",
             "Choose another --out, or go on with the run there with --resume",
+        )
+
+
+def _check_classes(family: Family, data: Dataset) -> None:
+    """Refuse to train a generator that takes a class without images of every class; fine-tuning one is another thing."""
+    missing = sorted(set(range(data.classes)) - set(data.present))
+    if missing and "label" in family.program.conditions:
+        shown = ", ".join(data.class_names[k] if data.class_names else str(k) for k in missing[:5])
+        raise InputError(
+            f"train a generator that takes a class on {len(data.present)} of the {data.classes} classes of {data.name}",
+            f"it could be asked for what it never saw ({shown}{', ...' if len(missing) > 5 else ''})",
+            "Train on all classes or on a folder of these alone, or start --from a generator of all",
         )
 
 

@@ -374,6 +374,14 @@ def test_a_batch_of_more_images_than_there_are(tmp_path: Path) -> None:
     assert train(options(tmp_path / "run", batch=1617, max_steps=1)).step == 1
 
 
+def test_a_generator_that_takes_a_class_sees_every_class(tmp_path: Path) -> None:
+    parts = DataOptions(only=(3, 4))
+    for data in ("digits", "mnist5k"):
+        with pytest.raises(InputError, match=r"on 2 of the 10 classes.*never saw \(0, 1, 2, 5, 6, \.\.\.\)"):
+            train(options(tmp_path / "run", family="cvae", data=data, loading=parts, max_steps=1))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
 def test_networks_beyond_memory(error: Exception, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
