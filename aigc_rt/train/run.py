@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -119,7 +120,7 @@ def _refuse_used(out: Path) -> None:
 
 
 def _check_classes(family: Family, data: Dataset) -> None:
-    """Refuse to train a generator that takes a class without images of every class; fine-tuning one is another thing."""
+    """Refuse to train what takes a class without images of every class; fine-tuning is another thing."""
     missing = sorted(set(range(data.classes)) - set(data.present))
     if missing and "label" in family.program.conditions:
         shown = ", ".join(data.class_names[k] if data.class_names else str(k) for k in missing[:5])
@@ -138,13 +139,22 @@ def _made(out: Path) -> None:
 
 
 def _start(out: Path, run: RunRecord, trainer: Trainer, guard: Guard | None) -> None:
-    """Fill a new run's folder, run.json last: without it nothing there is a run that could be resumed."""
-    if guard:
-        guard.keep(out)
-    if run.tuning is not None:  # its source may be gone when it is resumed
-        first = checkpoint.Checkpoint(0, trainer.seed, trainer.tensors(), run.versions)
-        checkpoint.save(out / CHECKPOINTS, first)
-    run.write(out)
+    """Fill a new run's folder, run.json last: without it nothing there is a run that could be resumed, and none is
+    left behind in the way of the next.
+    """
+    try:
+        if guard:
+            guard.keep(out)
+        if run.tuning is not None:  # its source may be gone when it is resumed
+            first = checkpoint.Checkpoint(0, trainer.seed, trainer.tensors(), run.versions)
+            checkpoint.save(out / CHECKPOINTS, first)
+        run.write(out)
+    except (AigcRtError, KeyboardInterrupt) as error:
+        for left in out.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if isinstance(error, WriteError):
+            raise WriteError(error.asked, error.found, "Free space or choose another place") from error
+        raise
 
 
 def _generator(name: str, run: RunRecord, family: Family, trainer: Trainer) -> TrainedGenerator:
