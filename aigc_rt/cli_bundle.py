@@ -86,7 +86,10 @@ def generate(
     from aigc_rt.generator import load
 
     asked = plan_request(device, backend, precision, threads)
-    conditions = dict(_condition(text) for text in condition or [])
+    given = [_condition(text) for text in condition or []]
+    conditions = dict(given)
+    if len(conditions) < len(given):
+        raise typer.BadParameter("--set: a condition is given twice. Give each once.")
     with rejected():
         check_target(out)
     _check_samples(bundle)

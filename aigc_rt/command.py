@@ -66,7 +66,11 @@ def ends_well(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as stop:
             say(": ".join(["interrupted", *map(str, stop.args)]))
             raise typer.Exit(130) from None
-        except OSError as error:  # stdout or stderr that takes no more; every other file has an error of ours
+        except OSError as error:
+            if error.filename is not None:  # a name too long, say: no path of ours can be looked up by it
+                say(f"error: open {error.filename}: {error.strerror}. Give another path.")
+                raise typer.Exit(1) from None
+            # stdout or stderr that takes no more: of every other file there is an error of ours
             with contextlib.suppress(OSError):
                 say(f"error: write the result: {error.strerror or error}. Free space, or read the whole output.")
             os._exit(1)  # Python would complain again when it flushes the same stream

@@ -158,6 +158,7 @@ def test_inspect_and_plan_show_the_same_to_people_and_programs(bundle: Path) -> 
         (("generate", "BUNDLE", "--out", "no-such-folder/x.png"), "there is no folder no-such-folder. Make the folder"),
         (("generate", "BUNDLE", "--out", "x.png", "--scale", "0"), "greater than or equal to"),
         (("train", "gan", "--data", "digits", "--out", "x", "--max-grad-norm", "0.5"), "go with --dp-epsilon"),
+        (("generate", "BUNDLE", "--out", "x.png", "--set", "label=1", "--set", "label=2"), "given twice"),
         (("train", "gan", "--data", "digits", "--out", "x", "--lr", "1", "--recipe", "lr=2"), "the same twice"),
         (("train", "gan", "--data", "digits", "--out", "x", "--adapter-alpha", "4"), "without a rank"),
         (("frobnicate",), "No such command"),
@@ -169,6 +170,13 @@ def test_arguments_that_cannot_be_right_end_with_2(arguments: tuple[str, ...], s
     assert says in " ".join(done.stderr.split())
 
 
+def test_odd_names_end_with_1(tmp_path: Path) -> None:
+    digits = ("train", "gan", "--data", "digits", "--out", tmp_path / "run")
+    fails(1, *digits, "--only", "²", says="there is no class '²'")
+    fails(1, *digits, "--from", "x" * 300, says="start from xxx")
+    fails(1, "evaluate", "x" * 300, says="File name too long. Give another path.")
+
+
 def test_what_is_not_there_ends_with_1(bundle: Path, tmp_path: Path) -> None:
     fails(1, "verify", tmp_path / "none", says="there is nothing")
     fails(1, "inspect", tmp_path, says="without manifest.json")
@@ -178,9 +186,6 @@ def test_what_is_not_there_ends_with_1(bundle: Path, tmp_path: Path) -> None:
     fails(1, "export", tmp_path / "none", "--out", tmp_path / "out", says="there is nothing")
     fails(1, "export", "no.module:factory", "--out", tmp_path / "out", says="No module named")
     fails(1, "train", "gan", "--data", "no-such-data", "--out", tmp_path / "run", says="mnist5k")
-    digits = ("train", "gan", "--data", "digits", "--out", tmp_path / "run")
-    fails(1, *digits, "--only", "²", says="there is no class '²'")
-    fails(1, *digits, "--from", "x" * 300, says="start from xxx")
     fails(1, "train", "gpt5", "--data", "digits", "--out", tmp_path / "run", says="Known families are gan")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["toy"]
 

@@ -25,7 +25,7 @@ from aigc_rt.train import checkpoint, record
 from aigc_rt.train.alone import alone
 from aigc_rt.train.generators.family import TrainedGenerator, sample
 from aigc_rt.train.loop import Trainer
-from aigc_rt.train.options import Augment, DataOptions, TrainOptions
+from aigc_rt.train.options import Augment, DataOptions, Privacy, TrainOptions
 from aigc_rt.train.quality import Judge
 from aigc_rt.train.restore import load_generator
 from aigc_rt.train.run import train
@@ -230,6 +230,22 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_name_too_long(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"train into .*: File name too long"):
         train(options(tmp_path / ("x" * 300)))
+
+
+def test_a_start_that_fails_leaves_nothing_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+
+    def full(*_: object) -> None:
+        assert (out / "secret").is_file()
+        raise WriteError("write run.json", "No space left on device", "Train again with --resume")
+
+    asked = options(out, objective="bce", privacy=Privacy(), max_steps=1)
+    with monkeypatch.context() as disk:
+        disk.setattr(record.RunRecord, "write", full)
+        with pytest.raises(WriteError, match="choose another place"):
+            train(asked)
+    assert not any(out.iterdir())
+    assert train(asked).step == 1
 
 
 def test_one_process_trains_at_a_time(whole: Path, tmp_path: Path) -> None:
