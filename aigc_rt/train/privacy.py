@@ -112,9 +112,9 @@ class Guard:
         """Raise RunError unless what the run recorded as spent is what its settings come to: an edit shows."""
         recorded = self.run.spent or {}
         now = self.spent(self.run.step)
-        epsilon = now.pop("epsilon"), recorded.get("epsilon")
+        epsilon, said = now.pop("epsilon"), recorded.get("epsilon")
         wrong = [name for name, value in now.items() if name != "opacus" and recorded.get(name) != value]
-        if not (type(epsilon[1]) is float and math.isclose(*epsilon, rel_tol=1e-3)):
+        if not (isinstance(said, float) and math.isclose(epsilon, said, rel_tol=1e-3)):
             wrong.append("epsilon")
         if wrong:
             raise RunError(
