@@ -116,11 +116,15 @@ class Generator:
             Every output by name, in arrays the caller owns.
 
         Raises:
-            InputError: the bundle has no such graph; a name, dtype or shape is not the graph's.
+            InputError: the bundle has no such graph; a name, dtype or shape is not the graph's; a class is out of range.
             ExecutionError: the engine failed.
             Closed: after close().
             IntegrityError, BackendUnavailable, DeviceUnavailable, PlanError: as `load`, at a graph's first use.
         """
+        if isinstance(self._program, Feedforward) and isinstance(
+            inputs, Mapping
+        ):  # else the executor says what is wrong
+            feedforward.check_classes(self._program, inputs)
         return (self._main if graph is None else self._graphs.opened(graph)).run(inputs)
 
     def close(self) -> None:

@@ -180,7 +180,7 @@ def test_odd_names_end_with_1(tmp_path: Path) -> None:
 def test_what_is_not_there_ends_with_1(bundle: Path, tmp_path: Path) -> None:
     fails(1, "verify", tmp_path / "none", says="there is nothing")
     fails(1, "inspect", tmp_path, says="without manifest.json")
-    fails(1, "generate", bundle, "--out", tmp_path / "x.png", "--device", "cuda", says="CUDA")
+    fails(1, "generate", bundle, "--out", tmp_path / "x.png", "--device", "cuda", says="NVIDIA driver")
     fails(1, "generate", bundle, "--out", tmp_path / "x.png", "--backend", "tensorrt", says="tensorrt")
     fails(1, "generate", bundle, "--out", tmp_path / "x.jpg", says=".png or .npy")
     fails(1, "export", tmp_path / "none", "--out", tmp_path / "out", says="there is nothing")

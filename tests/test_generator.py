@@ -169,6 +169,20 @@ def test_a_condition_is_one_value_or_one_each(labelled: Path) -> None:
         assert np.array_equal(named, generator.generate(12, seed=2, label=1).array)
 
 
+def test_a_raw_call_refuses_classes_that_are_none(labelled: Path) -> None:
+    z = np.zeros((2, toy.LATENT), np.float32)
+    with aigc_rt.load(labelled, device="cpu") as generator:
+        inputs = {
+            spec.name: z if spec.dtype == "float32" else np.array([0, 9])
+            for spec in generator.bundle.manifest.main_graph.inputs
+        }
+        assert len(generator.run(inputs)) == 1
+        name = next(name for name, value in inputs.items() if value.dtype == np.int64)
+        for wrong in ([0, -1], [10, 0]):
+            with pytest.raises(InputError, match=f"{name} from .* is 0 to 9"):
+                generator.run(inputs | {name: np.array(wrong)})
+
+
 @pytest.mark.parametrize("label", [None, 10, -1, 1.5, "two", [1, 2], float("nan"), [[1]]])
 def test_a_condition_out_of_its_range_is_refused(labelled: Path, label: object) -> None:
     with aigc_rt.load(labelled, device="cpu") as generator, pytest.raises(InputError, match="label"):

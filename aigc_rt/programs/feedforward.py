@@ -59,6 +59,22 @@ def spread(program: Feedforward, given: Mapping[str, object], count: int) -> dic
     return {name: _values(name, c, given.get(name, c.default), count) for name, c in program.conditions.items()}
 
 
+def check_classes(program: Feedforward, inputs: Mapping[str, object]) -> None:
+    """Refuse classes that are none in a raw call's inputs: an engine may answer -1 as if it were the last one.
+
+    Raises:
+        InputError: it names the condition and its range.
+    """
+    for name, condition in program.conditions.items():
+        given = inputs.get(condition.input)
+        if not isinstance(given, np.ndarray) or given.dtype.kind not in "iu" or not given.size:
+            continue
+        low, high = given.min(), given.max()
+        if low < condition.low or high > condition.high:
+            found = f"the condition {name} is {condition.low:g} to {condition.high:g}"
+            raise InputError(f"run with {condition.input} from {low} to {high}", found, "Give values in that range")
+
+
 def _values(name: str, condition: Condition, given: object, count: int) -> Array:
     span = f"{condition.low:g} to {condition.high:g}"
     if given is None:
