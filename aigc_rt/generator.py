@@ -116,7 +116,7 @@ class Generator:
             Every output by name, in arrays the caller owns.
 
         Raises:
-            InputError: the bundle has no such graph; a name, dtype or shape is not the graph's; a class is out of range.
+            InputError: the bundle has no such graph; a name, dtype, shape or class is not the graph's.
             ExecutionError: the engine failed.
             Closed: after close().
             IntegrityError, BackendUnavailable, DeviceUnavailable, PlanError: as `load`, at a graph's first use.
