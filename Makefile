@@ -33,13 +33,13 @@ data:
 	$(if $(filter 0,$(shell id -u)),,sudo )apt-get install --yes dataset-fashion-mnist fonts-noto-color-emoji
 
 # What docs/quality.md shows, by the commands that it states; some fifty minutes on two cores, after `make data`.
-mnist-gan := gan --data mnist5k
+mnist-mlp-gan := gan --data mnist5k
 mnist-dcgan := dcgan --data mnist5k
 mnist-cgan := cgan --data mnist5k
 fashion-vae := vae --data fashion
 fashion-vae-private := vae --data fashion --dp-epsilon 8 --dp-delta 1e-5 --max-grad-norm 0.1 --batch 512 --lr 4e-3 \
   --epochs 10 --recipe ema=0.02 --set width=8 --set latent=16 --set couplings=4
-FIGURES := mnist-gan mnist-dcgan mnist-cgan fashion-vae fashion-vae-private
+FIGURES := mnist-mlp-gan mnist-dcgan mnist-cgan fashion-vae fashion-vae-private
 
 figures: $(FIGURES:%=docs/quality/%.json)
 

@@ -149,6 +149,10 @@ def _read_manifest(folder: Path) -> bytes:
         if not file.is_file():
             there = "a folder without manifest.json" if folder.is_dir() else "a file" if folder.exists() else "nothing"
             mend = "Give the folder that `aigc-rt export` wrote"
+            if (folder / "run.json").is_file():
+                there, mend = "a training run", f"Export it first: aigc-rt export {folder} --out BUNDLE"
+            elif (ZOO / folder.name / MANIFEST).is_file():
+                mend += f", or zoo:{folder.name}"
             raise BundleNotFound(f"open the bundle {folder}", f"there is {there}", mend)
         if file.stat().st_size > MANIFEST_LIMIT_BYTES:
             found = f"it is larger than {MANIFEST_LIMIT_BYTES:,} bytes"

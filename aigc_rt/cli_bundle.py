@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -126,10 +127,10 @@ def _condition(text: str) -> tuple[str, float | str]:
         raise typer.BadParameter(f"--set {text}: write NAME=VALUE.")
     if name in ("self", "n", "seed", "start", "raw"):
         raise typer.BadParameter(f"--set {text}: {name} is no condition.")
-    try:
-        return name, float(value)
-    except ValueError:
-        return name, value
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, kind(value)
+    return name, value
 
 
 COMMANDS = (inspect, verify, plan, generate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ SEEDS = {"min": 0, "max": 2**64 - 1}
 
 
 def train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="The kind of generator; see `aigc-rt families`.")],
+    family: Annotated[
+        str, typer.Argument(metavar="FAMILY", help="The kind of generator; see `aigc-rt families FAMILY`.")
+    ],
     data: Annotated[
         str, typer.Option(help="mnist5k, digits, fashion, emoji, a folder of images or of IDX files, or a .npz file.")
     ],
@@ -40,7 +43,7 @@ def train(
     ] = None,
     settings: Annotated[
         Assignments,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the family; see `aigc-rt families`."),
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the family; see `aigc-rt families FAMILY`."),
     ] = None,
     size: Annotated[
         int | None, typer.Option(min=4, help="Resize images to SIZE x SIZE. Default: keep their size.")
@@ -91,7 +94,8 @@ def train(
         int | None, typer.Option(**SEEDS, help="Of everything random: the same seed gives the same run. Default: 0.")
     ] = None,
     max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Stop after this many steps, short of the last epoch. Default: do not.")
+        int | None,
+        typer.Option(min=1, help="Stop at this step of the run, short of the last; --resume goes on. Default: do not."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     device: Annotated[str, typer.Option(help="auto (a GPU where PyTorch finds one), cpu or cuda.")] = "auto",
@@ -142,26 +146,38 @@ def train(
         show("\n".join(_lines(out, record)), dataclasses.asdict(record), as_json)
 
 
-def families(as_json: AsJson = False) -> None:
-    """List the kinds of generators that can be trained, with their objectives and settings."""
+def families(
+    family: Annotated[
+        str | None, typer.Argument(metavar="[FAMILY]", help="One of them, with what its settings mean. Default: all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the kinds of generators that can be trained."""
     room = needs("aigc_rt.train.generators", "train")
-    described = needs("aigc_rt.train.settings", "train").described
+    chosen = room.FAMILIES if family is None else {family: room.find(family)}
     found = {
         name: {
-            "objectives": {key: dataclasses.asdict(recipe) for key, recipe in family.objectives.items()},
-            "private": sorted(family.private),
-            "settings": {f.name: f.default for f in dataclasses.fields(family.settings_type)},
+            "objectives": {key: dataclasses.asdict(recipe) for key, recipe in kind.objectives.items()},
+            "private": sorted(kind.private),
+            "settings": {f.name: f.default for f in dataclasses.fields(kind.settings_type)},
         }
-        for name, family in room.FAMILIES.items()
+        for name, kind in chosen.items()
     }
-    told = {name: str(sys.modules[family.__module__].__doc__) for name, family in room.FAMILIES.items()}
-    words = {name: re.split("[:.]", text)[0].replace("\n", " ") for name, text in told.items()}
-    lines = [
-        f"{name}: {words[name]}\n  objectives: {', '.join(family.objectives)}\n"
-        f"  settings: {described(family.settings_type)}"
-        for name, family in room.FAMILIES.items()
-    ]
-    show("\n".join(lines), found, as_json)
+    shown = [_described(name, kind, at_length=family is not None) for name, kind in chosen.items()]
+    show("\n".join(shown), found, as_json)
+
+
+def _described(name: str, family: Any, at_length: bool) -> str:
+    """A family in a few lines, or with all that its docstrings say."""
+    described = needs("aigc_rt.train.settings", "train").described
+    about = inspect.cleandoc(sys.modules[family.__module__].__doc__ or "")
+    objectives, settings = ", ".join(family.objectives), described(family.settings_type)
+    if not at_length:
+        words = re.split("[:.]", about)[0].replace("\n", " ")
+        return f"{name}: {words}\n  objectives: {objectives}\n  settings: {settings}"
+    parts = [f"{name}: {about}", inspect.getdoc(family) or "", inspect.getdoc(family.settings_type) or ""]
+    recipes = "\n".join(f"  {key}: {described(recipe)}" for key, recipe in family.objectives.items())
+    return "\n\n".join([*parts, f"Settings: {settings}", f"Objectives, the default first:\n{recipes}"])
 
 
 def _lines(out: Path, record: Any) -> list[str]:

@@ -21,7 +21,13 @@ import typer
 
 from aigc_rt.errors import AigcRtError, InputError, MissingDependency
 
-Bundled = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `aigc-rt export` wrote.")]
+Bundled = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="A folder that `aigc-rt export` wrote, or zoo:mnist-gan, zoo:mnist-cgan, zoo:fashion-vae.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, the last on stdout.")]
 Device = Annotated[str, typer.Option(help="Where to run: auto (a GPU that works, else the CPU), cpu, cuda or cuda:N.")]
 Backend = Annotated[

@@ -190,6 +190,8 @@ def _quality(details: dict[str, Any]) -> str:
         parts.append(f"{details['covered']} of {details['classes']} classes")
     if isinstance(sure := details.get("sure"), (int, float)):
         parts.append(f"a classifier is sure of {sure:.0%}")
+    if isinstance(asked := details.get("conditional"), dict):
+        parts.append(f"{asked['agreement']:.1%} are of the class asked for")
     count = f"{details['samples']:,} samples: " if isinstance(details.get("samples"), int) else ""
     return count + "; ".join(parts) if parts else f"{len(details)} details, see --json"
 

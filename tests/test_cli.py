@@ -170,6 +170,17 @@ def test_arguments_that_cannot_be_right_end_with_2(arguments: tuple[str, ...], s
     assert says in " ".join(done.stderr.split())
 
 
+def test_families_are_listed_and_explained() -> None:
+    listed = CliRunner().invoke(cli.application(), ["families", "--json"])
+    found = json.loads(listed.stdout)
+    assert {"gan", "dcgan", "cgan", "vae", "cvae", "vaegan"} <= found.keys()
+    assert found["gan"]["settings"]["widths"] == [256, 512]
+    explained = CliRunner().invoke(cli.application(), ["families", "cgan"]).stdout
+    assert "spectral_norm: the discriminator's layers" in explained
+    assert "  r3gan: epochs=40" in explained
+    fails(1, "families", "gna", says="Known families are gan")
+
+
 def test_odd_names_end_with_1(tmp_path: Path) -> None:
     digits = ("train", "gan", "--data", "digits", "--out", tmp_path / "run")
     fails(1, *digits, "--only", "²", says="there is no class '²'")

@@ -185,11 +185,11 @@ def lines(result: dict[str, Any]) -> list[str]:
         count = row.get("count", row.get("samples"))
         found.append(f"  {title:16}{count:>7,}" + "".join(f"{row[name]:>11.4g}" for name in _TABLE))
     if result["covered"] is not None:
-        real = result["classifier"]["sure"]
-        words = (
-            f"covers {result['covered']} of {result['classes']} classes, sure of {result['sure']:.0%} of the samples"
-        )
-        found.append(f"  {words}" + ("" if real is None else f", of {real:.0%} of the held-out images"))
+        least, real = result["covered_from"], result["classifier"]
+        words = f"{result['covered']} of {result['classes']} classes have {least:.1%} of the samples or more"
+        found.append(f"  {words}; the classifier is sure of {result['sure']:.0%} of the samples")
+        if real["sure"] is not None:
+            found[-1] += f", of {real['sure']:.0%} of the held-out images, and right on {real['accuracy']:.1%} of these"
     if (asked := result["conditional"]) is not None:
         found.append(f"  {asked['agreement']:.1%} are of the class asked for")
     if (again := result["reconstruction"]) is not None:

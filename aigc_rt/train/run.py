@@ -102,7 +102,8 @@ def train(
         run = _fit(options, run, family, trainer, judge, guard)
         if not workers.first:
             return run
-        progress("judging the samples")
+        if options.evaluate and run.quality is None:
+            progress("judging the samples")
         return _judged(options, run, family, trainer, judge)
 
 
@@ -183,8 +184,8 @@ def _fit(
         found = run.but(step=step, status=status, seconds=seconds, spent=privacy, quality=None, quality_note=None)
         return found.write(options.out) if trainer.workers.first else found
 
-    watchers = _watchers(options, run, family, trainer, stop, now, judge) if trainer.workers.first else []
     try:
+        watchers = _watchers(options, run, family, trainer, stop, now, judge) if trainer.workers.first else []
         fit(trainer, stop, watchers)
     except KeyboardInterrupt:
         # After a second Ctrl-C the newest checkpoint is older than the last step; only the first process writes any.

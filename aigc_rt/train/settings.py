@@ -55,8 +55,7 @@ def _object(kind: Any, value: Mapping[str, Any], where: str) -> Any:
     hints, fields = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
     needed = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if wrong := (value.keys() - fields.keys()) | (needed - value.keys()):
-        there = ", ".join(fields) or "none"
-        raise ValueError(f"{where}: {', '.join(sorted(map(str, wrong)))[:80]} missing or unknown; there are: {there}")
+        raise ValueError(f"{', '.join(sorted(map(str, wrong)))[:80]} in {where} missing or unknown")
     found = {name: typed(hints[name], v, name) for name, v in value.items()}
     for name, v in found.items():
         bounds = fields[name].metadata
@@ -103,8 +102,10 @@ def configured(kind: type[T], given: Mapping[str, Any], what: str) -> T:
 
 
 def described(kind: Any) -> str:
-    """The settings of a dataclass with their defaults: "latent=100, widths=[256, 512]"."""
-    shown = ((f.name, list(f.default) if isinstance(f.default, tuple) else f.default) for f in dataclasses.fields(kind))
+    """The settings of a dataclass, or of an instance, with their values: "latent=100, widths=[256, 512]"."""
+    fields = dataclasses.fields(kind)
+    values = ((f.name, f.default if isinstance(kind, type) else getattr(kind, f.name)) for f in fields)
+    shown = ((name, list(value) if isinstance(value, tuple) else value) for name, value in values)
     return ", ".join(f"{name}={json.dumps(value)}" for name, value in shown) or "none"
 
 

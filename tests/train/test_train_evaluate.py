@@ -217,7 +217,7 @@ def test_lines_for_a_person(judge: Judge, real: Images, digits: data.Dataset) ->
     text = lines(evaluate(Drawn(real, digits.labels), judge, samples=300))
     assert text[0].startswith("300 samples of seed 0 against digits, classifier features ")
     assert [line.split()[0] for line in text[2:5]] == ["samples", "held-out", "as"]
-    assert "covers 10 of 10 classes" in text[5]
+    assert "10 of 10 classes have 3.0% of the samples or more" in text[5]
     assert "of the class asked for" in text[6]
     assert len(text) == 8
 

@@ -36,7 +36,7 @@ def test_what_fits_is_typed() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"width": 3}, "width missing or unknown; there are: widths"),
+        ({"width": 3}, "width in the thing missing or unknown"),
         ({"widths": [3, "4"]}, "widths is '4', not a whole number"),
         ({"widths": [0]}, r"widths is \(0,\), not from 1 to 1,048,576"),
         ({"widths": [1] * 65}, "has 65 items"),
@@ -61,7 +61,7 @@ def test_needed_fields() -> None:
     class Needs:
         it: int
 
-    with pytest.raises(ValueError, match="it missing"):
+    with pytest.raises(ValueError, match="it in the thing missing"):
         typed(Needs, {}, "the thing")
 
 
