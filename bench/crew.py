@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from aigc_rt.backends.driver import cuda_devices
 from aigc_rt.bench.options import DEFAULT_BASELINES, BenchOptions
-from aigc_rt.bench.peers import TOLERANCE_LEVELS, Spec, missing_package, same_work, spec
+from aigc_rt.bench.peers import TOLERANCE_LEVELS, Spec, missing_package, precision_for, same_work, spec
 from aigc_rt.bench.peers.base import Job
 from aigc_rt.bench.process import Message, PeerDied, PeerProcess
 from aigc_rt.bundle import Bundle
@@ -27,6 +27,7 @@ class Entry:
 
     name: str
     spec: Spec
+    precision: str
     control_of: str | None = None
     status: str = "ok"
     reason: str | None = None
@@ -58,7 +59,7 @@ class Entry:
             "peer": self.name,
             "family": self.spec.family,
             "device": self.spec.device,
-            "precision": self.spec.precision,
+            "precision": self.precision,
             "control_of": self.control_of,
             "status": self.status,
             "reason": self.reason,
@@ -74,7 +75,8 @@ class Crew:
 
     def __init__(self, bundle: Bundle, options: BenchOptions, threads: int, scratch: Path, say: Progress) -> None:
         self.bundle, self.options, self.threads, self.scratch, self.say = bundle, options, threads, scratch, say
-        self.entries = [Entry(name, spec(name)) for name in options.peers]
+        graph, specs = bundle.manifest.main_graph, {name: spec(name) for name in options.peers}
+        self.entries = [Entry(name, wanted, precision_for(wanted, graph)) for name, wanted in specs.items()]
         self.baselines: dict[str, dict[str, str | None]] = {}
 
     def open(self) -> None:
@@ -94,7 +96,7 @@ class Crew:
         for device in dict.fromkeys(entry.spec.device for entry in self._able()):
             entry, reason = self._baseline(device)
             self.baselines[device] = {"peer": entry.name, "reason": reason}
-            controls.append(Entry(f"{entry.name} (A/A)", entry.spec, control_of=entry.name))
+            controls.append(Entry(f"{entry.name} (A/A)", entry.spec, entry.precision, control_of=entry.name))
         self._open(controls)
         self._prepare(controls)
         self.entries += controls
@@ -122,12 +124,12 @@ class Crew:
         for batch in self.options.batches:
             ready = [e for e in self._able() if batch in e.prepare_s and batch not in e.broken]
             images = {entry.name: np.load(self._images(entry, batch)) for entry in ready}
-            voters = [entry for entry in ready if entry.spec.precision == "fp32" and not entry.control_of] or ready
+            voters = [entry for entry in ready if entry.precision == "fp32" and not entry.control_of] or ready
             voters.sort(key=lambda entry: (entry.spec.device != "cpu", entry.name not in preferred))
             agreeing = [sum(compare(images[a.name], images[b.name], 1)["agrees"] for b in voters) for a in voters]
             for entry in ready:
                 reference = voters[agreeing.index(max(agreeing))].name
-                found = compare(images[reference], images[entry.name], TOLERANCE_LEVELS[entry.spec.precision])
+                found = compare(images[reference], images[entry.name], TOLERANCE_LEVELS[entry.precision])
                 entry.agreement[batch] = {"reference": reference, **found}
                 if not found["agrees"]:
                     entry.give_up("wrong", f"{found['words']} (reference: {reference})", batch)
@@ -221,7 +223,7 @@ class Crew:
             self.say(f"starting {entry.name}")
             entry.process = PeerProcess(entry.name, self.scratch, self.threads)
             job = Job(
-                str(self.bundle.path.resolve()), entry.spec.device, entry.spec.precision, self.threads,
+                str(self.bundle.path.resolve()), entry.spec.device, entry.precision, self.threads,
                 self.options.seed, self.options.torch,
             )  # fmt: skip
             entry.process.send({"do": "open", "adapter": entry.spec.adapter, "job": asdict(job)})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_rt import checkout
-from aigc_rt.bench import machine, store, summary
+from aigc_rt.bench import machine, report, store, summary
 from aigc_rt.bench.crew import Crew, Progress
 from aigc_rt.bench.options import BenchOptions, is_factory
 from aigc_rt.bundle import Bundle
@@ -36,7 +36,8 @@ def bench(bundle: Path, options: BenchOptions | None = None, progress: Progress 
     Raises:
         InputError: options.torch is neither a run nor a factory.
         BundleError: the bundle cannot be read.
-        BenchError: it makes no images, it has no such batch size, or the baseline asked for cannot run.
+        BenchError: it makes no images, it has no such batch size, the baseline asked for cannot run, or nothing
+            could be measured.
         KeyboardInterrupt: as it came; the peers' processes are gone by then.
     """
     options = options or BenchOptions()
@@ -53,6 +54,8 @@ def bench(bundle: Path, options: BenchOptions | None = None, progress: Progress 
         finally:
             crew.kill()
     peers = [entry.to_json() for entry in crew.entries]
+    found = summary.summarise(peers, samples, crew.baselines, options)
+    _check_rows(bundle, found)
     return {
         "schema": store.SCHEMA,
         "version": store.VERSION,
@@ -69,7 +72,7 @@ def bench(bundle: Path, options: BenchOptions | None = None, progress: Progress 
         "threads": threads,
         "baselines": crew.baselines,
         "peers": peers,
-        **summary.summarise(peers, samples, crew.baselines, options),
+        **found,
         "samples": samples,
     }
 
@@ -80,6 +83,14 @@ def _check_torch(torch: str | None) -> None:
             f"the PyTorch module {torch!r}",
             "there is no run.json in it",
             "Give a folder that aigc-rt train wrote, or package.module:factory",
+        )
+
+
+def _check_rows(bundle: Path, found: Document) -> None:
+    if not any(row["status"] == "ok" for row in found["rows"]):
+        reasons = (f"{', '.join(names)} ({reason})" for reason, names in report.absent(found).items())
+        raise BenchError(
+            f"bench {bundle}", f"nothing could be measured: {'; '.join(reasons)}", "Mend one of these, or name other peers"
         )
 
 

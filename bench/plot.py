@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 import os
 import textwrap
 from collections.abc import Sequence
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_rt.bench.peers import PEERS
-from aigc_rt.bench.report import Document, Row, absent, controls, within
+from aigc_rt.bench.report import Document, Row, absent, controls, precisions, within
 from aigc_rt.errors import InputError, MissingDependency
 from aigc_rt.files import check_target, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+WIDEST_LINEAR = 30.0
+"""Above this ratio of the longest to the shortest bar of a panel, all axes are logarithmic: short bars stay visible."""
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -55,7 +58,7 @@ def plot(document: Document, path: str | os.PathLike[str]) -> None:
     devices = sorted({row["device"] for row in rows}) or ["cpu"]
     batches = document["options"]["batches"]
     tallest = max((len(_peers(rows, device)) for device in devices), default=1)
-    notes = _notes(document)
+    notes, log = _notes(document), _is_wide(rows)
     figure = Figure(figsize=(3.9 * len(batches) + 1.6, (0.55 * tallest + 1.0) * len(devices) + 0.17 * len(notes) + 1.3))
     FigureCanvasAgg(figure)
     margin = 0.01  # keeps the peers' names off the figure's edge
@@ -63,22 +66,29 @@ def plot(document: Document, path: str | os.PathLike[str]) -> None:
     panels = figure.subplots(len(devices), len(batches), squeeze=False)
     for device, line in zip(devices, panels, strict=True):
         for batch, axes in zip(batches, line, strict=True):
-            _panel(axes, [r for r in rows if (r["device"], r["batch"]) == (device, batch)], _peers(rows, device))
+            _panel(axes, [r for r in rows if (r["device"], r["batch"]) == (device, batch)], _peers(rows, device), log)
             axes.set_title(f"batch {batch}" if device == "cpu" else f"batch {batch}, {device}", fontsize=11)
         for axes in line[1:]:
             axes.set_yticklabels([])
-    figure.suptitle(_title(document), fontsize=11, x=0.01, ha="left")
+    figure.suptitle(_title(document, log), fontsize=11, x=0.01, ha="left")
     figure.supxlabel("\n".join(notes), fontsize=8, x=0.01, ha="left", color="#444444")
     drawn = io.BytesIO()
     figure.savefig(drawn, format=Path(path).suffix.lower().lstrip("."), dpi=150)
     write_whole(Path(path), drawn.getvalue())
 
 
-def _title(document: Document) -> str:
+def _is_wide(rows: Sequence[Row]) -> bool:
+    panels: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        panels.setdefault((row["device"], row["batch"]), []).append(row["median_ms"])
+    return any(max(medians) > WIDEST_LINEAR * min(medians) for medians in panels.values())
+
+
+def _title(document: Document, log: bool) -> str:
     machine = document["machine"]
     where = ", ".join([machine["cpu"] or machine["architecture"], *(gpu["name"] for gpu in machine["gpus"])])
     return (
-        f"{document['bundle']['name']}: milliseconds a call, shorter is better\n"
+        f"{document['bundle']['name']}: milliseconds a call, shorter is better{', logarithmic axes' if log else ''}\n"
         f"{where}, {document['threads']} CPU threads for every peer"
     )
 
@@ -88,10 +98,22 @@ def _peers(rows: Sequence[Row], device: str) -> list[str]:
     return list(dict.fromkeys(row["peer"] for row in rows if row["device"] == device))
 
 
-def _panel(axes: Axes, rows: Sequence[Row], peers: Sequence[str]) -> None:
+def _panel(axes: Axes, rows: Sequence[Row], peers: Sequence[str], log: bool) -> None:
     """Two bars a peer, images above and the engine alone below: length, whisker and words say the same numbers."""
+    from matplotlib.transforms import offset_copy
+
     longest = max((row["median_ms"] for row in rows), default=1.0)
-    limit, furthest = longest * 2.2, longest * 1.15  # room for words behind the longest bar and whisker
+    least = min((row["median_ms"] for row in rows), default=1.0) / 3 if log else 0.0
+
+    def along(share: float) -> float:
+        """The value where that share of the longest bar's length ends."""
+        return float(least * (longest / least) ** share) if log else longest * share
+
+    furthest, behind = along(1.15), offset_copy(axes.transData, axes.get_figure(), x=3, units="points")
+    if log:
+        axes.set_xscale("log")
+        axes.set_xticks(_log_ticks(least, furthest))
+        axes.minorticks_off()
     for row in rows:
         whole = row["what"] == "images"
         place = peers.index(row["peer"]) + (-0.16 if whole else 0.22)
@@ -104,22 +126,30 @@ def _panel(axes: Axes, rows: Sequence[Row], peers: Sequence[str]) -> None:
         if high is not None and high > furthest:  # it goes on: the words say how far
             axes.plot(end, place, marker=">", color="#333333", markersize=4)
         axes.text(
-            max(median, end) + 0.015 * limit,
+            max(median, end),
             place,
             within(median, low, high) + (" unstable" if row["unstable"] else ""),
             va="center",
+            transform=behind,
             fontsize=8 if whole else 7,
             color="#b00020" if row["unstable"] else "black" if whole else "#666666",
             zorder=4,
         )
     axes.set_yticks(range(len(peers)), list(peers), fontsize=9.5)
     axes.set_ylim(max(len(peers), 1) - 0.5, -0.5)
-    axes.set_xlim(0, limit)
+    axes.set_xlim(least, along(2.2))  # room for words behind the longest bar and whisker
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e4e4e4", zorder=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two: powers of ten, and their 2 and 5 where those are few."""
+    steps = (1,) if high > 1000 * low else (1, 2, 5)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [step * 10.0**exponent for exponent in exponents for step in steps if low <= step * 10.0**exponent <= high]
 
 
 def _colour(peer: str) -> str:
@@ -134,6 +164,7 @@ def _notes(document: Document) -> list[str]:
         "Dark bars: from noise to uint8 images. Pale bars: the engine alone. "
         "Medians over the blocks in ms, whiskers and brackets their 95% interval."
     ]
+    notes += [line] if (line := precisions(document)) else []
     notes += [controls(document)] if document["controls"] else []
     notes += [f"Not measured: {', '.join(names)} ({reason})" for reason, names in absent(document).items()]
     notes += [f"Doubt: {doubt}" for doubt in document["doubts"]]

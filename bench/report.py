@@ -62,11 +62,13 @@ def grids(document: Document) -> list[Grid]:
 def _grid(title: str, rows: Sequence[Row]) -> Grid:
     """Rows by batch, then in the peers' order; x is how many times faster than the baseline. Empty columns go."""
     against = sorted({row["speedup"]["against"] for row in rows if row["speedup"]})
-    head = ["batch", "peer", "median ms (95%)", "p90 ms", "p99 ms", "images/s", f"x {' or '.join(against)} (95%)", ""]
+    named = {precision(row) for row in rows} != {"fp32"}
+    head = ["batch", "peer", "precision", "median ms (95%)", "p90 ms", "p99 ms", "images/s", f"x {' or '.join(against)} (95%)", ""]
     lines = [
         [
             str(row["batch"]),
             row["peer"],
+            precision(row) if named else "",
             within(row["median_ms"], row["low_ms"], row["high_ms"]),
             three(row["p90_ms"]),
             three(row["p99_ms"]),
@@ -84,16 +86,37 @@ def _keep(cells: Sequence[str], kept: Sequence[int]) -> tuple[str, ...]:
     return tuple(cells[column] for column in kept)
 
 
+def precision(row: Row) -> str:
+    """What its graph is stored in, and what it is computed in where that is another."""
+    stored, executes = row["precision"], row.get("executes") or row["precision"]
+    return str(stored) if stored == executes else f"{stored}, computed in {executes}"
+
+
+def precisions(document: Document) -> str:
+    """Who computes in what, by precision; empty where all is fp32."""
+    peers: dict[str, dict[str, None]] = {}
+    for row in document["rows"]:
+        if row["status"] == "ok":
+            peers.setdefault(precision(row), {})[row["peer"]] = None
+    if peers.keys() <= {"fp32"}:
+        return ""
+    return f"Precision: {'; '.join(', '.join(names) + ' ' + words for words, names in peers.items())}."
+
+
 def _ratio(row: Row) -> str:
-    """Empty without a baseline; of an unstable row the interval alone, so that nobody quotes what lies in it."""
+    """Empty without a baseline; of an unstable row the interval alone, so that nobody quotes what lies in it.
+
+    A ratio between two precisions says so: it is no win of one engine over another.
+    """
     ratio = row["speedup"]
     if ratio is None:
         return ""
     if ratio["against"] == row["peer"]:
         return "1"
+    words = within(ratio["median"], ratio["low"], ratio["high"])
     if row["unstable"] and ratio["low"] is not None:
-        return f"{three(ratio['low'])} to {three(ratio['high'])}"
-    return within(ratio["median"], ratio["low"], ratio["high"])
+        words = f"{three(ratio['low'])} to {three(ratio['high'])}"
+    return words if ratio.get("equal_precision", True) else f"{words}, precisions differ"
 
 
 def _markdown(grid: Grid) -> str:

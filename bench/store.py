@@ -11,8 +11,9 @@ Version 2. Times are nanoseconds in `samples` and milliseconds in `rows`.
                          none was asked for, not torch-eager; no entry where nothing could be measured
     peers                by peer: status (ok, missing, wrong, failed), reason, facts, prepare_s by batch, agreement of
                          its images with the reference's, batches that did not work (broken)
-    rows                 by peer, what (images, engine) and batch: the median call with its 95% interval, p90 and p99,
-                         batch / median, the ratio to the baseline, and why it is unstable, or null
+    rows                 by peer, what (images, engine) and batch: the precision its graph is stored in and the one that
+                         it executes, the median call with its 95% interval, p90 and p99, batch / median, the ratio to
+                         the baseline and whether both have the same precisions, and why it is unstable, or null
     controls             the A/A ratios
     doubts               sentences
     samples              by peer, what, batch and round: `ns` of every call, `others` (share of the cores' time that

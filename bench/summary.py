@@ -36,10 +36,11 @@ def summarise(
     for sample in samples:
         measured.setdefault((sample["peer"], sample["what"], sample["batch"]), {})[sample["round"]] = sample["ns"]
     rows: list[Json] = []
+    precisions = {peer["peer"]: _precisions(peer) for peer in peers}
     controls = [c for p in peers if p["control_of"] is not None for c in _controls(p, measured, options)]
     for peer in peers:
         if peer["control_of"] is None:
-            rows += _rows(peer, measured, baselines, options)
+            rows += _rows(peer, precisions, measured, baselines, options)
     for row in rows:
         row["unstable"] = _unstable(row, controls) if row["status"] == "ok" else None
     doubts = _doubts(rows, controls, samples, options)
@@ -57,14 +58,24 @@ def replaced(baselines: Mapping[str, Json]) -> list[str]:
     ]
 
 
+def _precisions(peer: Json) -> tuple[str, str]:
+    """What its graph is stored in, and what it is computed in: the same where the peer does not say."""
+    return peer["precision"], peer["facts"].get("executes") or peer["precision"]
+
+
 def _rows(
-    peer: Json, measured: Mapping[Any, Blocks], baselines: Mapping[str, Json], options: BenchOptions
+    peer: Json,
+    precisions: Mapping[str, tuple[str, str]],
+    measured: Mapping[Any, Blocks],
+    baselines: Mapping[str, Json],
+    options: BenchOptions,
 ) -> list[Json]:
     """One row for a peer that could not be measured, else one for each batch and thing measured."""
     head = {key: peer[key] for key in ("peer", "device", "precision")}
     if peer["status"] != "ok":
-        return [{**head, "what": None, "batch": None, "status": peer["status"], "reason": peer["reason"], **NOTHING}]
+        return [{**head, "executes": None, "what": None, "batch": None, "status": peer["status"], "reason": peer["reason"], **NOTHING}]
     rows = []
+    head["executes"] = precisions[peer["peer"]][1]
     baseline = baselines[peer["device"]]["peer"] if peer["device"] in baselines else None
     for what in ("images", "engine") if options.engine else ("images",):
         for batch in options.batches:
@@ -74,7 +85,10 @@ def _rows(
                 continue
             blocks = measured[peer["peer"], what, batch]
             against = measured.get((baseline, what, batch))
-            speedup = {"against": baseline, **_speedup(against, blocks, options.seed)} if against else None
+            speedup = None
+            if against:
+                equal = precisions[baseline] == precisions[peer["peer"]]
+                speedup = {"against": baseline, "equal_precision": equal, **_speedup(against, blocks, options.seed)}
             rows.append(
                 {**row, "status": "ok", "reason": None, **_numbers(blocks, batch, options.seed), "speedup": speedup}
             )
@@ -142,6 +156,11 @@ def _controls(peer: Json, measured: Mapping[Any, Blocks], options: BenchOptions)
     return found
 
 
+def _times(share: float) -> str:
+    """85%, but x 260 for what nobody reads as 25886%."""
+    return f"{share:.0%}" if share < 2 else f"x {float(f'{share:.2g}'):,g}"
+
+
 def _doubts(
     rows: Sequence[Json], controls: Sequence[Json], samples: Sequence[Json], options: BenchOptions
 ) -> list[str]:
@@ -174,7 +193,7 @@ def _doubts(
         worst = max(wide, key=lambda row: row["spread"])
         doubts.append(
             f"In {len(wide)} of {len(measured)} rows the blocks lie more than {LARGEST_SPREAD:.0%} apart; the widest "
-            f"is {worst['peer']}, batch {worst['batch']}, {worst['what']}: {worst['spread']:.0%}."
+            f"is {worst['peer']}, batch {worst['batch']}, {worst['what']}: {_times(worst['spread'])}."
         )
     if few := [row for row in measured if row["calls"] < FEWEST_CALLS_FOR_P99]:
         doubts.append(f"p99 rests on fewer than {FEWEST_CALLS_FOR_P99} calls in {len(few)} of {len(measured)} rows.")

@@ -6,6 +6,8 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
+from aigc_rt.manifest import Graph
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -15,7 +17,7 @@ class Spec:
         adapter: `package.module:Class`, a `base.Peer`.
         family: peers of one family differ in device and precision only.
         device: where it runs.
-        precision: what it is asked to compute in; the adapter reads back what it got.
+        precision: what it is asked to compute in, see `precision_for`; the adapter reads back what it got.
         needs: import names that must be there.
         extra: of aigc-rt, which installs them.
         module: whether it runs the PyTorch module, which no bundle holds.
@@ -64,8 +66,18 @@ layer: 8 levels is an error of 0.06 in [-1, 1], above which a picture is visibly
 
 
 def spec(name: str) -> Spec:
-    """The peer of that name; `package.module:Class` is one of the user's own, on the CPU in fp32."""
+    """The peer of that name; `package.module:Class` is one of the user's own, on the CPU."""
     return PEERS.get(name) or Spec(name, name)
+
+
+def precision_for(wanted: Spec, graph: Graph) -> str:
+    """What a peer is asked for with this graph.
+
+    A peer that runs the bundle on the CPU takes fp16 where there is no fp32, and then all of them do: they are equals.
+    """
+    held = {variant.precision for variant in graph.variants.values() if variant.format == "onnx"}
+    only_fp16 = "fp16" in held and "fp32" not in held
+    return "fp16" if only_fp16 and wanted.device == "cpu" and not wanted.module else wanted.precision
 
 
 def same_work(first: str, second: str) -> bool:

@@ -66,9 +66,18 @@ class Peer(ABC):
         """What was really used: versions, settings, and the precision read back where the engine chooses."""
         return {}
 
-    def conditions(self) -> dict[str, float]:
-        """The value every sample is given for each condition: its default, or its lowest."""
-        return {name: c.low if c.default is None else c.default for name, c in self.program.conditions.items()}
+    def conditions(self, n: int, start: int) -> dict[str, float | Array]:
+        """What those samples are given: the default; without one, classes in turn by the sample's index, or the lowest.
+
+        A number holds for all samples, an array has one value for each.
+        """
+        given: dict[str, float | Array] = {}
+        for name, condition in self.program.conditions.items():
+            given[name] = condition.low if condition.default is None else condition.default
+            if condition.default is None and np.issubdtype(np.dtype(condition.dtype), np.integer):
+                classes = int(condition.high - condition.low) + 1
+                given[name] = (int(condition.low) + np.arange(start, start + n) % classes).astype(condition.dtype)
+        return given
 
     def inputs(self, n: int, start: int) -> Arrays:
         """The graph's inputs for those samples."""
@@ -76,7 +85,7 @@ class Peer(ABC):
             name: noise.DISTRIBUTIONS[drawn.distribution](self.job.seed, drawn.stream, start, n, drawn.shape)
             for name, drawn in self.program.noise.items()
         }
-        for name, value in self.conditions().items():
+        for name, value in self.conditions(n, start).items():
             condition = self.program.conditions[name]
             arrays[condition.input] = np.full(n, value, condition.dtype)
         return arrays
@@ -102,7 +111,7 @@ class Peer(ABC):
                 return str(self.bundle.file(variant.file))
         raise BackendUnavailable(
             f"an ONNX variant in {self.job.precision}",
-            "the bundle has none",
+            f"the bundle has no ONNX variant in {self.job.precision}",
             f"Export it with --precision fp32,{self.job.precision}",
         )
 

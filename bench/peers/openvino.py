@@ -8,6 +8,8 @@ from typing import Any
 from aigc_rt.backends.quiet import import_openvino
 from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer
 
+PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+
 
 class OpenVino(Peer):
     """Fixed shapes and the latency hint as its guide advises; f32 is asked for, because by itself it may take bf16."""
@@ -24,7 +26,7 @@ class OpenVino(Peer):
             "INFERENCE_NUM_THREADS": job.threads,
         }
         self.requests: dict[int, Any] = {}
-        self.executes: Counter[str] = Counter()
+        self.operations: Counter[str] = Counter()
 
     def prepare(self, batch: int) -> None:
         """Compile the model for this batch size."""
@@ -38,7 +40,7 @@ class OpenVino(Peer):
         )
         compiled = self.core.compile_model(model, "CPU", self.settings)
         for operation in compiled.get_runtime_model().get_ops():
-            self.executes[operation.get_rt_info()["runtimePrecision"].astype(str)] += 1
+            self.operations[operation.get_rt_info()["runtimePrecision"].astype(str)] += 1
         self.requests[batch] = compiled.create_infer_request()
 
     def run(self, inputs: Arrays) -> Array:
@@ -48,9 +50,11 @@ class OpenVino(Peer):
         return values
 
     def facts(self) -> dict[str, Any]:
-        """The settings, and the precision of every operation it executes as the engine reports it."""
+        """The settings, and the precisions of its operations as the engine reports them: most floats have `executes`."""
+        found = self.operations.most_common()
         return {
             "openvino": self.version,
             **self.settings,
-            "executes": ", ".join(f"{kind} x {count}" for kind, count in self.executes.most_common()),
+            "executes": next((PRECISIONS[kind] for kind, _ in found if kind in PRECISIONS), None),
+            "operations": ", ".join(f"{kind} x {count}" for kind, count in found),
         }

@@ -22,11 +22,11 @@ class Runtime(Peer):
         self.generator = aigc_rt.load(
             job.bundle, device=job.device, backend=self.backend, precision=job.precision, threads=threads
         )
-        self.given: dict[str, Any] = dict(self.conditions())
 
     def images(self, n: int, start: int) -> NDArray[np.uint8]:
         """What its user calls."""
-        images: NDArray[np.uint8] = self.generator.generate(n, seed=self.job.seed, start=start, **self.given).array
+        given: dict[str, Any] = dict(self.conditions(n, start))
+        images: NDArray[np.uint8] = self.generator.generate(n, seed=self.job.seed, start=start, **given).array
         return images
 
     def run(self, inputs: Arrays) -> Array:
@@ -38,7 +38,7 @@ class Runtime(Peer):
         chosen = self.generator.plan.to_dict()["chosen"][0]
         return {
             "aigc-rt": aigc_rt.__version__,
-            "executes": self.job.precision,
+            "executes": chosen["computes"],
             **{key: chosen[key] for key in ("variant", "backend", "device", "provider", "threads")},
         }
 
