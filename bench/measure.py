@@ -90,7 +90,9 @@ def _check_rows(bundle: Path, found: Document) -> None:
     if not any(row["status"] == "ok" for row in found["rows"]):
         reasons = (f"{', '.join(names)} ({reason})" for reason, names in report.absent(found).items())
         raise BenchError(
-            f"bench {bundle}", f"nothing could be measured: {'; '.join(reasons)}", "Mend one of these, or name other peers"
+            f"bench {bundle}",
+            f"nothing could be measured: {'; '.join(reasons)}",
+            "Mend one of these, or name other peers",
         )
 
 

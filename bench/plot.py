@@ -109,7 +109,7 @@ def _panel(axes: Axes, rows: Sequence[Row], peers: Sequence[str], log: bool) -> 
         """The value where that share of the longest bar's length ends."""
         return float(least * (longest / least) ** share) if log else longest * share
 
-    furthest, behind = along(1.15), offset_copy(axes.transData, axes.get_figure(), x=3, units="points")
+    furthest, behind = along(1.15), offset_copy(axes.transData, axes.get_figure(root=True), x=3, units="points")
     if log:
         axes.set_xscale("log")
         axes.set_xticks(_log_ticks(least, furthest))

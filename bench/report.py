@@ -63,7 +63,17 @@ def _grid(title: str, rows: Sequence[Row]) -> Grid:
     """Rows by batch, then in the peers' order; x is how many times faster than the baseline. Empty columns go."""
     against = sorted({row["speedup"]["against"] for row in rows if row["speedup"]})
     named = {precision(row) for row in rows} != {"fp32"}
-    head = ["batch", "peer", "precision", "median ms (95%)", "p90 ms", "p99 ms", "images/s", f"x {' or '.join(against)} (95%)", ""]
+    head = [
+        "batch",
+        "peer",
+        "precision",
+        "median ms (95%)",
+        "p90 ms",
+        "p99 ms",
+        "images/s",
+        f"x {' or '.join(against)} (95%)",
+        "",
+    ]
     lines = [
         [
             str(row["batch"]),

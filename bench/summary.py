@@ -73,7 +73,17 @@ def _rows(
     """One row for a peer that could not be measured, else one for each batch and thing measured."""
     head = {key: peer[key] for key in ("peer", "device", "precision")}
     if peer["status"] != "ok":
-        return [{**head, "executes": None, "what": None, "batch": None, "status": peer["status"], "reason": peer["reason"], **NOTHING}]
+        return [
+            {
+                **head,
+                "executes": None,
+                "what": None,
+                "batch": None,
+                "status": peer["status"],
+                "reason": peer["reason"],
+                **NOTHING,
+            }
+        ]
     rows = []
     head["executes"] = precisions[peer["peer"]][1]
     baseline = baselines[peer["device"]]["peer"] if peer["device"] in baselines else None
@@ -86,7 +96,7 @@ def _rows(
             blocks = measured[peer["peer"], what, batch]
             against = measured.get((baseline, what, batch))
             speedup = None
-            if against:
+            if against and baseline is not None:
                 equal = precisions[baseline] == precisions[peer["peer"]]
                 speedup = {"against": baseline, "equal_precision": equal, **_speedup(against, blocks, options.seed)}
             rows.append(

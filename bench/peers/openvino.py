@@ -50,7 +50,7 @@ class OpenVino(Peer):
         return values
 
     def facts(self) -> dict[str, Any]:
-        """The settings, and the precisions of its operations as the engine reports them: most floats have `executes`."""
+        """The settings, and the precisions of its operations as the engine reports them; `executes` is most floats'."""
         found = self.operations.most_common()
         return {
             "openvino": self.version,

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from aigc_rt.bench.peers.base import Array, Arrays, Job, Peer
 from aigc_rt.bundle import hash_files, write_manifest
 from aigc_rt.errors import BackendUnavailable
-from aigc_rt.manifest import Axis, Evidence, Feedforward, Graph, Manifest, Media, Noise, TensorSpec, Variant
+from aigc_rt.manifest import Axis, Condition, Evidence, Feedforward, Graph, Manifest, Media, Noise, TensorSpec, Variant
 from aigc_rt.verify import probe, sketch
 
 HERE = "bench_fake_peers"
@@ -54,6 +54,44 @@ def make_bundle(folder: Path, layout: str = "NCHW", channels: int = 3, answer: b
     return folder
 
 
+def make_half_bundle(folder: Path) -> Path:
+    """Stored in fp16 only, a class without a default, a second graph: image = tanh(z) * table[label]."""
+    value, shape = helper.make_tensor_value_info, (3, 4, 5)
+    table = np.linspace(0.1, 1, 3, dtype=np.float16).reshape(3, 1, 1, 1)
+    nodes = [
+        helper.make_node("Cast", ["z"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Tanh", ["half"], ["level"]),
+        helper.make_node("Gather", ["table", "label"], ["weight"]),
+        helper.make_node("Mul", ["level", "weight"], ["product"]),
+        helper.make_node("Cast", ["product"], ["image"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("z", TensorProto.FLOAT, ["batch", *shape]), value("label", TensorProto.INT64, ["batch"])],
+        [value("image", TensorProto.FLOAT, ["batch", *shape])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    folder.mkdir()
+    for role in ("decoder", "encoder"):
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.save(model, str(folder / f"{role}.onnx"))
+    images = TensorSpec("image", "float32", ("batch", *shape))
+    inputs = (TensorSpec("z", "float32", ("batch", *shape)), TensorSpec("label", "int64", ("batch",)))
+    stored = {
+        role: Graph(
+            inputs, (images,), {"batch": Axis(1, 8)}, 0, {"fp16": Variant("fp16", "onnx", f"{role}.onnx", opset=20)}
+        )
+        for role in ("decoder", "encoder")
+    }
+    noise = {"z": Noise(0, "normal", shape)}
+    program = Feedforward(
+        "decoder", noise, Media("image", "image", "NCHW"), {"label": Condition("label", "int64", 0, 2)}
+    )
+    write_manifest(folder, Manifest("half", program, stored, hash_files(folder)))
+    return folder
+
+
 def tanh_module(scale: float = 1.0) -> Any:
     import torch
 
@@ -62,6 +100,17 @@ def tanh_module(scale: float = 1.0) -> Any:
             return torch.tanh(scale * z)
 
     return Tanh()
+
+
+def half_module() -> Any:
+    """What `make_half_bundle` holds, in fp32."""
+    import torch
+
+    class Half(torch.nn.Module):
+        def forward(self, z: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(z) * torch.linspace(0.1, 1, 3)[label].view(-1, 1, 1, 1)
+
+    return Half()
 
 
 def other_weights() -> Any:

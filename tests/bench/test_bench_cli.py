@@ -40,6 +40,15 @@ def test_a_result_is_shown_and_drawn_again_without_measuring(
     assert (missing.exit_code, "Give a file that `aigc-rt bench` wrote" in missing.stderr) == (1, True)
 
 
+def test_nothing_measured_is_exit_code_1_and_no_file(bundle: Path, tmp_path: Path) -> None:
+    result, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    given = ["bench", str(bundle), "--peers", "torch-eager", "--batches", "1", "--out", str(result)]
+    done = CliRunner().invoke(cli.application(), [*given, "--plot", str(picture)])
+    assert done.exit_code == 1
+    assert "nothing could be measured: torch-eager (missing: give --torch RUN" in " ".join(done.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
 def test_a_terminal_gets_one_live_line_and_tables(bundle: Path) -> None:
     import pty

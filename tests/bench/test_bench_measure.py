@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_fake_peers import HERE, make_bundle
+from bench_fake_peers import HERE, make_bundle, make_half_bundle
 
-from aigc_rt.bench import crew
+from aigc_rt.bench import crew, report
 from aigc_rt.bench.crew import compare, shuffled
 from aigc_rt.bench.measure import BenchOptions, bench
-from aigc_rt.bench.peers import PEERS, Spec
+from aigc_rt.bench.peers import PEERS, Spec, precision_for, spec
+from aigc_rt.bench.peers.base import Job
+from aigc_rt.bench.peers.ort import OnnxRuntime
 from aigc_rt.bundle import Bundle, hash_files, write_manifest
 from aigc_rt.errors import BenchError, BundleNotFound, InputError
 from aigc_rt.manifest import Manifest, Tensor
@@ -203,10 +205,47 @@ def test_without_either_the_ratios_are_to_the_first_peer(bundle: Path) -> None:
     assert document["baselines"]["cpu"]["peer"] == FINE
 
 
-def test_nothing_to_measure_is_still_a_document(bundle: Path) -> None:
-    document = bench(bundle, quick(f"{HERE}:Absent", baseline=None))
-    assert [row["status"] for row in document["rows"]] == ["missing"]
-    assert document["samples"] == document["controls"] == []
+@pytest.mark.parametrize(
+    ("peer", "words"),
+    [("Absent", r"Absent \(missing: the moon is in the wrong place\)"), ("Raises", "ValueError: the kernel")],
+)
+def test_nothing_measured_is_an_error_with_every_reason(bundle: Path, peer: str, words: str) -> None:
+    with pytest.raises(BenchError, match=f"nothing could be measured: .*{words}"):
+        bench(bundle, quick(f"{HERE}:{peer}", baseline=None, batches=(1,)))
+
+
+def test_a_bundle_in_fp16_only_is_measured_in_fp16_and_ratios_to_fp32_are_marked(tmp_path: Path) -> None:
+    half = make_half_bundle(tmp_path / "half")
+    real = ("torch-eager", "onnxruntime", "openvino", "aigc-rt")
+    options = quick(*real, baseline=None, torch=f"{HERE}:half_module", engine=False, limit_s=120.0)
+    document = bench(half, options)
+    found = [(r["peer"], r["status"], r["precision"], r["executes"]) for r in document["rows"] if r["batch"] == 1]
+    halves = [(peer, "ok", "fp16", "fp32") for peer in real[1:]]
+    assert found == [("torch-eager", "ok", "fp32", "fp32"), *halves]
+    equal = {row["peer"]: row["speedup"]["equal_precision"] for row in document["rows"]}
+    assert equal == {"torch-eager": True, "onnxruntime": False, "openvino": False, "aigc-rt": False}
+    text = report.table(document)
+    assert text.count("precisions differ |") == 6
+    assert "onnxruntime | fp16, computed in fp32" in text
+    alone = bench(half, quick("onnxruntime", "aigc-rt", baseline=None, batches=(2,), engine=False))
+    assert [row["speedup"]["equal_precision"] for row in alone["rows"]] == [True, True]
+    assert "precisions differ" not in report.table(alone)
+
+
+def test_fp32_is_taken_where_the_bundle_has_it_and_elsewhere_as_the_peer_is_named(bundle: Path, tmp_path: Path) -> None:
+    full, half = (Bundle(path).manifest.main_graph for path in (bundle, make_half_bundle(tmp_path / "half")))
+    names = ("onnxruntime", "torch-eager", "onnxruntime-cuda", "onnxruntime-cuda-fp16")
+    assert [precision_for(spec(name), full) for name in names] == ["fp32", "fp32", "fp32", "fp16"]
+    assert [precision_for(spec(name), half) for name in names] == ["fp16", "fp32", "fp32", "fp16"]
+
+
+def test_classes_without_a_default_go_round_by_the_sample_s_index(tmp_path: Path) -> None:
+    half = make_half_bundle(tmp_path / "half")
+    peer = OnnxRuntime(Job(str(half), "cpu", "fp16", 1, 0))
+    assert peer.inputs(4, 0)["label"].tolist() == [0, 1, 2, 0]
+    assert peer.inputs(2, 5)["label"].tolist() == [2, 0]
+    assert peer.inputs(2, 5)["label"].dtype == np.int64
+    np.testing.assert_array_equal(peer.images(4, 0)[2:], peer.images(2, 2))  # whatever the batch
 
 
 def test_real_engines_agree(bundle: Path, tmp_path: Path) -> None:
@@ -218,7 +257,8 @@ def test_real_engines_agree(bundle: Path, tmp_path: Path) -> None:
         assert [(row["peer"], row["status"], row["reason"]) for row in document["rows"]] == [
             (peer, "ok", None) for peer in real for _ in range(4)
         ]
-    assert entry_of(document, "openvino")["facts"]["executes"].startswith("f32")
+    assert entry_of(document, "openvino")["facts"]["executes"] == "fp32"
+    assert entry_of(document, "openvino")["facts"]["operations"].startswith("f32 x ")
     assert entry_of(document, "onnxruntime")["facts"]["provider"] == "CPUExecutionProvider"
     assert entry_of(document, "aigc-rt")["facts"]["threads"] == 1
 

@@ -76,8 +76,22 @@ def test_rows_by_hand() -> None:
     assert eager["images_per_s"] == pytest.approx(2 / 0.006)
     assert (eager["blocks"], eager["calls"]) == (2, 5)
     assert eager["spread"] == pytest.approx(4 / 6)
-    assert eager["speedup"] == {"against": "torch-eager", "median": 1.0, "low": 1.0, "high": 1.0, "rounds": 2}
-    assert ort["speedup"] == {"against": "torch-eager", "median": 3.0, "low": 2.0, "high": 4.0, "rounds": 2}
+    assert eager["speedup"] == {
+        "against": "torch-eager",
+        "equal_precision": True,
+        "median": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "rounds": 2,
+    }
+    assert ort["speedup"] == {
+        "against": "torch-eager",
+        "equal_precision": True,
+        "median": 3.0,
+        "low": 2.0,
+        "high": 4.0,
+        "rounds": 2,
+    }
 
 
 def test_each_peer_that_was_not_measured_is_a_row() -> None:
@@ -90,7 +104,9 @@ def test_each_peer_that_was_not_measured_is_a_row() -> None:
 
 def test_ratios_use_the_rounds_that_both_have() -> None:
     rows = made([sample for sample in SAMPLES if (sample["peer"], sample["round"]) != ("onnxruntime", 1)])["rows"]
-    assert rows[1]["speedup"] == {"against": "torch-eager", "median": 2.0, "low": None, "high": None, "rounds": 1}
+    assert rows[1]["speedup"] == {
+        "against": "torch-eager", "equal_precision": True, "median": 2.0, "low": None, "high": None, "rounds": 1
+    }  # fmt: skip
 
 
 def test_the_control_is_the_same_peer_twice() -> None:
@@ -122,6 +138,10 @@ def test_doubts() -> None:
     (doubt,) = made([*five("torch-eager", 1, 1, 1, 1, 1), *five("onnxruntime", 1, 1, 1, 1, 2), *CONTROL])["doubts"]
     assert "1 of 2 rows" in doubt
     assert "onnxruntime, batch 2, images: 100%" in doubt
+    (doubt,) = made([*five("torch-eager", 1, 1, 1, 1, 1), *five("onnxruntime", 1, 1, 1, 1, 259.9), *CONTROL])["doubts"][
+        1:
+    ]
+    assert doubt.endswith("onnxruntime, batch 2, images: x 260.")
     for changed, words in (({"seconds": 0.1}, "too short"), ({"blocks": 4}, "Intervals rest on 4 blocks")):
         (doubt,) = made(QUIET + CONTROL, BenchOptions(peers=OPTIONS.peers, batches=(2,), engine=False, **changed))[
             "doubts"
@@ -206,6 +226,53 @@ def test_bars_and_words_of_the_plot_say_the_same(
     plot.plot(document, tmp_path / "bench.svg")
     assert bars == [6.0, 2.0]
     assert words == ["6.00 (4.00 to 8.00)", "2.00 (2.00 to 2.00)"]
+
+
+def drawn(document: dict[str, Any], path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[str, float]]:
+    """The title, and the share of the panel's width that each peer's bar takes."""
+    from matplotlib.figure import Figure
+
+    titles: list[str] = []
+    found: dict[str, float] = {}
+    save = Figure.savefig
+
+    def note(self: Figure, *given: Any, **options: Any) -> None:
+        save(self, *given, **options)
+        titles.append(self.get_suptitle())
+        (axes,) = self.axes
+        for peer, bar in zip(axes.get_yticklabels(), axes.patches, strict=True):
+            edge = axes.transAxes.inverted().transform(axes.transData.transform((bar.get_width(), 0)))  # type: ignore[attr-defined]
+            found[peer.get_text()] = float(edge[0])
+
+    monkeypatch.setattr(Figure, "savefig", note)
+    plot.plot(document, path)
+    return titles[-1], found
+
+
+def test_a_fast_bar_is_visible_beside_one_far_slower(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title, near = drawn(document, tmp_path / "near.svg", monkeypatch)
+    assert near["torch-eager"] == pytest.approx(3 * near["onnxruntime"])  # in proportion while that can be seen
+    far = {**document, **made([*five("torch-eager", *[2600] * 5), *five("onnxruntime", *[1] * 5), *CONTROL])}
+    logarithmic, shares = drawn(far, tmp_path / "far.svg", monkeypatch)
+    assert 0.05 < shares["onnxruntime"] < shares["torch-eager"] < 0.5
+    assert ("logarithmic axes" in title, "logarithmic axes" in logarithmic) == (False, True)
+
+
+def test_precisions_are_named_unless_all_is_fp32(document: dict[str, Any]) -> None:
+    assert "precision" not in report.table(document)
+    peers = [peer("torch-eager"), peer("onnxruntime", precision="fp16", facts={"executes": "fp32"})]
+    found = summary.summarise(peers, SAMPLES[:4], BASELINES, OPTIONS)
+    mixed = {**document, **found}
+    text = report.table(mixed)
+    assert "3.00 (2.00 to 4.00), precisions differ |" in text
+    assert "| onnxruntime | fp16, computed in fp32 |" in text
+    assert "| torch-eager |                   fp32 |" in text
+    assert report.precisions(mixed) == "Precision: torch-eager fp32; onnxruntime fp16, computed in fp32."
+    for row in mixed["rows"]:  # what an earlier version wrote
+        del row["executes"], row["speedup"]["equal_precision"]
+    assert "| onnxruntime |      fp16 |" in report.table(mixed)
 
 
 def test_round_trip(document: dict[str, Any], tmp_path: Path) -> None:
