@@ -289,7 +289,7 @@ def test_clipping_bounds_the_step(digits: data.Dataset) -> None:
     before = {role: [p.clone() for p in net.parameters()] for role, net in run.networks.items()}
     run.advance()
     for role, net in run.networks.items():
-        moved = sum(float((a - b.detach()).square().sum()) for a, b in zip(before[role], net.parameters(), strict=True))
+        moved = sum(float((a - b).detach().square().sum()) for a, b in zip(before[role], net.parameters(), strict=True))
         assert 0 < moved <= 0.5**2 * 1.001
 
 
