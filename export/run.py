@@ -90,8 +90,7 @@ def _also(trained: TrainedGenerator) -> dict[str, Part]:
 
 
 def _judge(run: Path) -> Judging:
-    trained = record.read(run)
-    of = trained.data
+    of = record.read(run).data
     data = datasets.load(of.source, of.options)
     if data.sha256 != of.sha256:
         found = f"SHA-256 {data.sha256[:12]}... is not the run's {of.sha256[:12]}..."
@@ -99,6 +98,6 @@ def _judge(run: Path) -> Judging:
     judge = Judge.of(data, quiet=True)
 
     def measure(generator: Generator) -> dict[str, Json]:
-        return evaluate(BundleSampler(generator), judge, private=trained.privacy is not None)
+        return evaluate(BundleSampler(generator), judge)
 
     return measure

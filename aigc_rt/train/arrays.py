@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_rt.errors import DataError
-from aigc_rt.train.raw import Raw, check_classes
+from aigc_rt.train.raw import Raw, check_classes, read_up_to
 
 _PARTS = {"images": "labels", "x_train": "y_train", "x_test": "y_test"}
 """Keys of images, and of their labels."""
 _NAMES = "class_names"
 _LAYOUTS = ({"images"}, {"x_train"}, {"x_train", "x_test"})
 _CHANNELS = (1, 3)
-_PIECE_BYTES = 16 << 20
 _FREE_BYTES, _RATIO = 256 << 20, 200
 """A file may unpack to so many bytes, or to so many times its own size: photographs and drawings are far below."""
 _KINDS = {"labels": "iu", _NAMES: "U"}
@@ -104,9 +103,7 @@ def _wanted(kind: str) -> str:
 
 
 def _values(stream: IO[bytes], wanted: int, key: str, file: Path) -> bytearray:
-    data = bytearray()
-    while len(data) < wanted and (piece := stream.read(min(_PIECE_BYTES, wanted - len(data)))):
-        data += piece
+    data = read_up_to(stream, wanted)
     if len(data) < wanted:
         raise _error(file, f"{key!r} is truncated: its header says {wanted:,} bytes, {len(data):,} are there")
     if stream.read(1):

@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_rt.errors import DataError
-from aigc_rt.train.raw import Raw, check_classes
+from aigc_rt.train.raw import Raw, check_classes, read_up_to
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _NAME = re.compile(r"(?P<part>.*?)[-_.]?(?P<what>images|labels)[-_.]idx(?P<axes>\d)([-_.]ubyte)?(\.gz)?", re.IGNORECASE)
 _TEST = re.compile(r"t10k|test", re.IGNORECASE)
-_PIECE_BYTES = 16 << 20
 _AXES = 8
 _MEND = "Copy the file again from where it came from"
 
@@ -124,9 +123,7 @@ def _parse(stream: BinaryIO, path: Path) -> NDArray[np.generic]:
     shape: tuple[int, ...] = struct.unpack(f">{head[3]}I", lengths)
     dtype = np.dtype(TYPES[head[2]])
     wanted = math.prod(shape) * dtype.itemsize
-    data = bytearray()  # in pieces: a header that lies must not allocate what it claims
-    while len(data) < wanted and (piece := stream.read(min(_PIECE_BYTES, wanted - len(data)))):
-        data += piece
+    data = read_up_to(stream, wanted)
     if len(data) < wanted:
         raise _error(path, f"it is truncated: the header says {wanted:,} bytes of values, {len(data):,} are there")
     if stream.read(1):

@@ -98,9 +98,8 @@ class Trainer:
         """
         torch.manual_seed(int(noise.words(self.seed, TORCH, self.step, 1, 1)[0, 0] >> np.uint64(1)))
         rate = self.recipe.lr * scale(self.recipe, self.step, self.steps)
-        parts = self.stream.parts(self.step)
         seen: dict[str, Tensor] = {}
-        running = [(self.task.losses(part), len(part.images)) for part in parts]
+        running = [self.task.losses(part) for part in self.stream.parts(self.step)]
         while trained := self._stage(running, seen):
             self.updates[trained].step(rate)
         for role, average in self.averages.items():
@@ -113,16 +112,16 @@ class Trainer:
             raise RunError(f"take step {self.step}", f"the losses are {found}", "Train with another seed or objective")
         return found
 
-    def _stage(self, running: list[tuple[Iterator[Loss], int]], seen: dict[str, Tensor]) -> str | None:
+    def _stage(self, running: list[Iterator[Loss]], seen: dict[str, Tensor]) -> str | None:
         """Take the gradients of the next loss of every part; the role it trains, None after the last loss."""
         role = None
-        for losses, samples in running:
+        for losses in running:
             with self._autocast():
                 loss = next(losses, None)
             if loss is None:
                 return None
             role = loss.trains
-            self.updates[role].backward(loss.value / len(running), samples)
+            self.updates[role].backward(loss.value / len(running))
             for name, value in {role: loss.value, **loss.watched}.items():
                 part = value.detach() / len(running)
                 seen[name] = seen[name] + part if name in seen else part

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import torch
 
-from aigc_rt import noise
+from aigc_rt import checkout, noise
 from aigc_rt.errors import InputError, RunError
 from aigc_rt.train import generators, record
 from aigc_rt.train.augment import Augment
@@ -131,7 +131,7 @@ def new_run(options: TrainOptions, data: Dataset, workers: Workers) -> RunRecord
         processes=workers.count,
         device=workers.device.type,
         versions=record.versions(),
-        commit=record.commit(),
+        commit=checkout.commit(),
     )
 
 

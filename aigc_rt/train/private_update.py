@@ -104,7 +104,7 @@ class PrivateUpdate(Update):
             self.hooks.disable_hooks()
             network.register_forward_hook(self._note)
 
-    def backward(self, value: Tensor, samples: int) -> None:
+    def backward(self, value: Tensor) -> None:
         """Add the clipped gradients of the images, and of what was made."""
         for _, rows in self.rows(value):
             self._reached |= {number for number, found in enumerate(rows) if found is not None}

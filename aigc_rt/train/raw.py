@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from aigc_rt.errors import DataError
 
 UNSTATED = "not stated"
+_PIECE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,3 +43,14 @@ def check_classes(where: Path | str, classes: int, total: int) -> None:
             f"it has the label {classes - 1}, and there are only {total} images",
             "Number the classes 0 to K - 1, at most one class an image",
         )
+
+
+def read_up_to(stream: IO[bytes], wanted: int) -> bytearray:
+    """At most `wanted` bytes, fewer where the stream ends.
+
+    In pieces: a header that lies must not allocate what it claims.
+    """
+    data = bytearray()
+    while len(data) < wanted and (piece := stream.read(min(_PIECE_BYTES, wanted - len(data)))):
+        data += piece
+    return data

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
-from aigc_rt import checkout, noise
+from aigc_rt import noise
 from aigc_rt.errors import RunError
 from aigc_rt.files import write_whole
 from aigc_rt.train.augment import Augment
@@ -207,8 +207,3 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-
-
-def commit() -> dict[str, Any] | None:
-    """See `aigc_rt.checkout.commit`."""
-    return checkout.commit()

@@ -34,8 +34,8 @@ class Update:
         # Gradients of fp16 activations underflow unless the loss is scaled up; bf16 has fp32's range.
         self._scaler = torch.amp.GradScaler(workers.device.type, enabled=half)
 
-    def backward(self, value: Tensor, samples: int) -> None:
-        """Add the gradient of `value`, a loss of `samples` images, to this network's weights and to no other's.
+    def backward(self, value: Tensor) -> None:
+        """Add the gradient of `value`, a loss, to this network's weights and to no other's.
 
         What the loss passes through on its way gets no gradients: only this network's weights are the leaves.
         """

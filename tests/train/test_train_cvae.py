@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train_vae import batch, check_additive, check_bundle, check_private, made, stepped
-from train_help import one_thread  # noqa: F401
+from test_train_vae import batch, check_additive, check_bundle, check_private, made
+from train_help import one_thread, stepped  # noqa: F401
 
 from aigc_rt.errors import InputError
 from aigc_rt.train.generators import create

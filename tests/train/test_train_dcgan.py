@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -12,15 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from train_help import one_thread  # noqa: F401
+from train_help import one_thread, stepped  # noqa: F401
 
 from aigc_rt.errors import InputError
-from aigc_rt.train.data import Dataset
 from aigc_rt.train.generators import FAMILIES, create
 from aigc_rt.train.generators.adversarial import slopes, steepness
 from aigc_rt.train.generators.dcgan import Dcgan, Discriminator, Settings
 from aigc_rt.train.generators.family import DataSpec, sample
-from aigc_rt.train.loop import Trainer
 from aigc_rt.train.task import Batch
 
 TINY: dict[str, Any] = {"width": 8, "latent": 6}
@@ -42,23 +39,13 @@ def batch(shape: tuple[int, int, int] = (1, 28, 28), count: int = 8, first: int 
     return Batch(images[first : first + count], labels[first : first + count], seed=3, first=first)
 
 
-def stepped(family: Any, shape: tuple[int, int, int], objective: str, steps: int = 2) -> Trainer:
-    images = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(np.uint8)
-    everything = np.arange(20)
-    data = Dataset("noise", images, everything % 4, (), "here", "none", everything[:16], everything[16:])
-    trainer = Trainer(family, data, dataclasses.replace(family.objectives[objective], batch=4), seed=0)
-    for _ in range(steps):
-        assert all(np.isfinite(value) for value in trainer.advance().values())
-    return trainer
-
-
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("shape", [(c, s, s) for c in (1, 3) for s in (28, 32, 64)])
 def test_shapes(name: str, shape: tuple[int, int, int]) -> None:
     family = made(name, shape=shape)
     images = sample(family.generator.eval(), family.program, seed=0, count=3)
     assert images.shape == (3, *shape[1:], shape[0])
-    trainer = stepped(family, shape, "r3gan")
+    trainer = stepped(family, "r3gan", shape)
     assert sample(trainer.averages["generator"], family.program, 0, 2).std() > 0
 
 
@@ -80,7 +67,7 @@ def test_shapes(name: str, shape: tuple[int, int, int]) -> None:
 def test_every_option_trains_both_networks(objective: str, settings: dict[str, Any]) -> None:
     family = made(objective=objective, **settings)
     before = {n: p.clone() for r, net in family.networks.items() for n, p in net.named_parameters(prefix=r)}
-    stepped(family, (1, 28, 28), objective)
+    stepped(family, objective)
     for role, net in family.networks.items():
         for parameter, value in net.named_parameters(prefix=role):
             assert not torch.equal(value, before[parameter]) or "bias" in parameter, f"{parameter} did not move"
@@ -184,7 +171,7 @@ def test_every_image_has_a_gradient_of_its_own(name: str, objective: str, norm: 
 
 
 def test_the_same_seed_makes_the_same_weights() -> None:
-    first, again = (stepped(made(), (1, 28, 28), "r3gan").tensors() for _ in range(2))
+    first, again = (stepped(made(), "r3gan").tensors() for _ in range(2))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
@@ -198,7 +185,7 @@ def test_the_generator_is_small(name: str) -> None:
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 def test_samples_do_not_depend_on_their_batch(norm: str) -> None:
     family = made(norm=norm)
-    stepped(family, (1, 28, 28), "r3gan")
+    stepped(family, "r3gan")
     generator = family.generator.eval()
     many = sample(generator, family.program, seed=5, count=70)
     one = sample(generator, family.program, seed=5, count=1, start=66)

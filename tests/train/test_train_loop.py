@@ -263,7 +263,7 @@ def test_channels_last_weights_resume_exactly(optimizer: str) -> None:
 
     def step(network: nn.Module, update: Update, seed: int) -> None:
         torch.manual_seed(seed)
-        update.backward(network(torch.randn(2, 3, 5, 5)).square().mean(), 2)
+        update.backward(network(torch.randn(2, 3, 5, 5)).square().mean())
         update.step(recipe.lr)
 
     (whole, going), (again, resumed) = made(), made()

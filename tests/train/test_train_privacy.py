@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
-from train_help import load_digits, one_thread  # noqa: F401
+from train_help import load_digits, one_thread, same, weights  # noqa: F401
 
 from aigc_rt.errors import InputError, RunError
 from aigc_rt.train import accounting, checkpoint, generators, private_update, record
@@ -84,7 +83,7 @@ class Private:
 
     def sums(self, images: Tensor, labels: Tensor) -> Tensor:
         """The clipped sum of a step on those images."""
-        self.update.backward(next(self.family.losses(self.batch(images, labels))).value, len(images))
+        self.update.backward(next(self.family.losses(self.batch(images, labels))).value)
         found = torch.cat([p.summed_grad.flatten() for p in self.parameters])
         self.update.noisy.zero_grad()
         self.update.forget()
@@ -131,7 +130,7 @@ def test_with_neither_clipping_nor_noise_it_is_the_gradient(name: str, objective
     loss = next(found.family.losses(found.batch(images, labels)))
     plain = found.plain(loss.value)
     before = [p.detach().clone() for p in found.parameters]
-    found.update.backward(loss.value, 8)
+    found.update.backward(loss.value)
     found.update.step(1.0)
     for p, was, gradient in zip(found.parameters, before, plain, strict=True):
         expected = torch.zeros_like(p) if gradient is None else gradient
@@ -143,7 +142,7 @@ def test_with_neither_clipping_nor_noise_it_is_the_gradient(name: str, objective
 def test_the_generators_turn_leaves_nothing_in_the_discriminator(name: str) -> None:
     found = private(name, "bce")
     losses = found.family.losses(found.batch(*some(5)))
-    found.update.backward(next(losses).value, 5)
+    found.update.backward(next(losses).value)
     found.update.step(0.1)
     weights = list(found.family.generator.parameters())
     torch.autograd.backward(next(losses).value, inputs=weights)
@@ -168,7 +167,7 @@ def test_noise_of_the_promised_size_is_added(name: str) -> None:
     for one in (found, quiet) if name == "gan" else (found,):
         batch = PoissonBatch(torch.zeros(1, 1, 28, 28), torch.zeros(1).long(), 5, 0, 0, one.stream.made, 3)
         one.stream.step, one.stream.batch = 3, batch
-        one.update.backward(next(one.family.losses(batch)).value, 1)
+        one.update.backward(next(one.family.losses(batch)).value)
         one.update.step(1.0)
     base = before if name == "vae" else [p.detach() for p in quiet.parameters]
     moved = torch.cat([(b - p.detach()).flatten() for b, p in zip(base, found.parameters, strict=True)])
@@ -187,7 +186,7 @@ def test_weights_that_no_loss_reaches_get_no_noise() -> None:
     loss = next(found.family.losses(found.batch(*some(4))))
     plain = found.plain(loss.value)
     before = [p.detach().clone() for p in found.parameters]
-    found.update.backward(loss.value, 4)
+    found.update.backward(loss.value)
     found.update.step(1.0)
     assert None in plain
     for p, was, gradient in zip(found.parameters, before, plain, strict=True):
@@ -385,18 +384,6 @@ def options(out: Path, **changes: Any) -> TrainOptions:
         quiet=True,
     )
     return dataclasses.replace(base, **changes)
-
-
-def weights(out: Path) -> dict[str, Tensor]:
-    path = checkpoint.newest(out / "checkpoints")
-    assert path is not None
-    return load_file(path / "tensors.safetensors")
-
-
-def same(one: Path, two: Path) -> bool:
-    a, b = weights(one), weights(two)
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_private_run(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from train_help import one_thread  # noqa: F401
+from train_help import one_thread, same, weights  # noqa: F401
 
 from aigc_rt.errors import DataError, InputError, RunError, WriteError
 from aigc_rt.train import checkpoint, record
@@ -42,18 +41,6 @@ def options(out: Path, **changes: Any) -> TrainOptions:
 
 
 FIELDS = {f.name for f in dataclasses.fields(Recipe)}
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    path = checkpoint.newest(out / "checkpoints")
-    assert path is not None
-    return load_file(path / "tensors.safetensors")
-
-
-def same(one: Path, two: Path) -> bool:
-    a, b = weights(one), weights(two)
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def files(out: Path) -> dict[str, bytes]:

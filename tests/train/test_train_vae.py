@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Iterator
@@ -13,17 +12,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from train_help import one_thread  # noqa: F401
+from train_help import one_thread, stepped  # noqa: F401
 
 import aigc_rt
 from aigc_rt.errors import InputError
-from aigc_rt.train.data import Dataset
 from aigc_rt.train.generators import create, find
 from aigc_rt.train.generators.family import DataSpec, sample, trained
 from aigc_rt.train.generators.flow import Flow
 from aigc_rt.train.generators.likelihood import Bernoulli, Gaussian, divergence
 from aigc_rt.train.generators.vae import Vae, similarity
-from aigc_rt.train.loop import Trainer
 from aigc_rt.train.task import Batch
 
 Shape = tuple[int, int, int]
@@ -47,16 +44,6 @@ def batch(shape: Shape = SHAPE, first: int = 40, count: int = 8) -> Batch:
     images = torch.rand(COUNT, *shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     chosen = slice(first, first + count)
     return Batch(images[chosen], (torch.arange(COUNT) % 4)[chosen], seed=3, first=first)
-
-
-def stepped(family: Any, objective: str, shape: Shape = SHAPE, steps: int = 2) -> Trainer:
-    images = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(np.uint8)
-    everything = np.arange(20)
-    data = Dataset("noise", images, everything % 4, (), "here", "none", everything[:16], everything[16:])
-    trainer = Trainer(family, data, dataclasses.replace(family.objectives[objective], batch=4), seed=0)
-    for _ in range(steps):
-        assert all(np.isfinite(value) for value in trainer.advance().values())
-    return trainer
 
 
 def gradients(family: Any, given: Batch) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:

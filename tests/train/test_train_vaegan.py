@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_train_vae import batch, check_additive, made, stepped
-from train_help import one_thread  # noqa: F401
+from test_train_vae import batch, check_additive, made
+from train_help import one_thread, stepped  # noqa: F401
 
 from aigc_rt.errors import InputError
 from aigc_rt.train.generators.vaegan import PRIOR, VaeGan

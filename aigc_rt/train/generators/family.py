@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -129,7 +129,7 @@ def trained(
     return TrainedGenerator(main, examples, _batched(examples), family.program, name, made, quality, also)
 
 
-def _batched(names: Any) -> dict[str, dict[int, tuple[str, int, int]]]:
+def _batched(names: Iterable[str]) -> dict[str, dict[int, tuple[str, int, int]]]:
     return {name: {0: ("batch", 1, MAX_BATCH)} for name in names}
 
 
