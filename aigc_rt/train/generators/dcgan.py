@@ -257,7 +257,5 @@ class Dcgan:
         every = self.settings.penalty_every
         borne = slice(-first % every, None, every)
         seen, *told = (torch.cat([a[borne], b[borne]]) for a, b in zip(real, made, strict=True))
-        if not len(seen):  # a part of a batch that is smaller than `every`
-            return seen.new_zeros(())
         logits = self.discriminator(seen.requires_grad_(), *told)
         return adversarial.steepness(adversarial.slopes(logits, seen)).sum() * every / len(made[0])
